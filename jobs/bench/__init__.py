@@ -1,0 +1,1 @@
+"""Measurements and proofs; their results are in ``docs/results/``."""

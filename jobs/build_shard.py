@@ -1,0 +1,186 @@
+"""Make one shard: the unit of work of a sharding process.
+
+A video that cannot be used becomes a row in the shard's report, with the stage and the reason;
+it is never replaced and never stops the job.
+"""
+
+import errno
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+import gopstream
+from gopstream.jobs.plan import PlannedShard, PlannedVideo
+from gopstream.pipeline.clip import Clip
+from gopstream.pipeline.errors import BitstreamError, NotAVideoError, TranscodeError
+from gopstream.pipeline.extract import ExtractionOptions, extract_segments
+from gopstream.pipeline.motion import QUARTER_PIXELS
+from gopstream.pipeline.probe import VideoFacts, open_video
+from gopstream.pipeline.transcode import ffmpeg_version
+from gopstream.shards.layout import sample_key
+from gopstream.shards.sample_json import frame_rate
+from gopstream.shards.writer import ShardWriter
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """What a worker process needs to make one shard."""
+
+    shard: PlannedShard
+    videos: Path
+    folder: Path
+    """Folder of the split."""
+    split: str
+    options: ExtractionOptions
+    settings: Mapping[str, Any]
+    """The dataset's settings, repeated in each sample's json."""
+    ffmpeg_binary: str
+
+
+def build_shard(task: ShardTask, on_video: Callable[[bool], None]) -> None:
+    """Extract the videos of a shard and publish it.
+
+    Args:
+        task: The shard.
+        on_video: Called after each video with whether it succeeded; may raise to stop.
+    """
+    rows = []
+    with_residual = "residual" in task.options.planes
+    with ShardWriter(task.folder, task.shard.name, with_residual=with_residual) as writer:
+        for video in task.shard.videos:
+            row = _add_video(writer, video, task)
+            rows.append(row)
+            on_video(row["status"] == "done")
+        writer.publish(rows)
+
+
+def _add_video(writer: ShardWriter, video: PlannedVideo, task: ShardTask) -> dict[str, Any]:
+    """Add one video's samples; returns its row of the report."""
+    row = {"video": video.index, "source": video.name, "label": video.label}
+    path = task.videos / video.name
+    try:
+        with writer.all_or_nothing():
+            samples = list(_add_segments(writer, video, path, task))
+    except Exception as error:  # the job's boundary: whatever it is becomes a row
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise  # the disk's fault, not the video's
+        return row | {
+            "status": "failed",
+            "stage": _stage(error),
+            "error": type(error).__name__,
+            "message": str(error).replace(str(task.videos), "").lstrip("/"),
+        }
+    return row | {"status": "done", "samples": samples}
+
+
+def _stage(error: Exception) -> str:
+    for kind, stage in (
+        (FileNotFoundError, "open"),
+        (NotAVideoError, "probe"),
+        (TranscodeError, "transcode"),
+        (BitstreamError, "decode"),
+    ):
+        if isinstance(error, kind):
+            return stage
+    return "extract"
+
+
+def _add_segments(
+    writer: ShardWriter, video: PlannedVideo, path: Path, task: ShardTask
+) -> Iterator[dict[str, Any]]:
+    facts = open_video(path)
+    shared = _source_facts(facts, video, task)
+    segments = extract_segments(path, options=task.options, ffmpeg_binary=task.ffmpeg_binary)
+    for number, (clip, is_last) in enumerate(_with_last(segments)):
+        is_whole = number == 0 and is_last
+        key = sample_key(task.split, video.index, None if is_whole else number)
+        writer.add(key, clip, label=video.label, facts=shared | {"segment": number})
+        yield {"key": key, "segment": number} | _sample_row(clip, facts)
+
+
+def _with_last(clips: Iterator[Clip]) -> Iterator[tuple[Clip, bool]]:
+    """Yield each clip with whether it is the last: a video that fits in one is not cut."""
+    held = next(clips, None)
+    for clip in clips:
+        assert held is not None
+        yield held, False
+        held = clip
+    if held is not None:
+        yield held, True
+
+
+def _source_facts(facts: VideoFacts, video: PlannedVideo, task: ShardTask) -> dict[str, Any]:
+    """Return what each sample's json says of its origin; nothing that differs per run."""
+    with facts.path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "class": video.class_name,
+        "attributes": dict(video.attributes),
+        "source": {
+            "name": video.name,
+            "sha256": sha256,
+            "bytes": facts.path.stat().st_size,
+            "container": facts.container,
+            "codec": facts.codec,
+            "profile": facts.profile,
+            "stream_index": facts.stream_index,
+            "width": facts.width,
+            "height": facts.height,
+            "rotation": facts.rotation,
+            "sample_aspect_ratio": str(facts.sample_aspect_ratio),
+            "pixel_format": facts.pixel_format,
+            "matrix": facts.matrix,
+            "full_range": facts.full_range,
+        },
+        "settings": dict(task.settings),
+        "tools": tool_versions(task.ffmpeg_binary),
+    }
+
+
+def tool_versions(ffmpeg_binary: str) -> dict[str, str]:
+    """Return the versions that decide bytes."""
+    return {
+        "gopstream": gopstream.__version__,
+        "ffmpeg": ffmpeg_version(ffmpeg_binary),
+        "libavcodec": ".".join(map(str, av.library_versions["libavcodec"])),
+        "zstandard": version("zstandard"),
+        "simplejpeg": version("simplejpeg"),
+    }
+
+
+def _sample_row(clip: Clip, facts: VideoFacts) -> dict[str, Any]:
+    """Return a sample's row of ``samples.parquet``, without label and shard."""
+    covered = clip.coverage == 1
+    length = np.hypot(clip.motion[..., 0][covered], clip.motion[..., 1][covered]) / QUARTER_PIXELS
+    is_predicted = np.array([kind != "I" for kind in clip.kinds])
+    share = float(covered[is_predicted].mean()) if is_predicted.any() else 0.0
+    rate = frame_rate(clip)
+    return {
+        "frames": clip.num_frames,
+        "stored_frames": len(clip.jpegs),
+        "fps": rate,
+        "duration_seconds": round(clip.num_frames / rate, 6) if rate else 0.0,
+        "width": clip.frame_size[0],
+        "height": clip.frame_size[1],
+        "codec": facts.codec,
+        "mean_motion_pixels": round(float(length.mean()), 6) if length.size else 0.0,
+        "predicted_share": round(share, 6),
+        "zero_residual_share": None
+        if clip.residual is None
+        else round(clip.residual.zero_share, 6),
+        "exactness": None if clip.residual is None else "exact",
+    }
+
+
+def settings_of(options: ExtractionOptions) -> dict[str, Any]:
+    """Return every option that decides a sample's bytes, as ``dataset.json`` records it."""
+    content = asdict(options)
+    canonical = content.pop("canonical")
+    content.pop("planes")
+    return {"mode": "canonical", **canonical, **content}

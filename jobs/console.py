@@ -1,0 +1,98 @@
+"""What a person sees while a job runs: a progress bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+# A log file is read later: one line in a while is enough.
+_SECONDS_BETWEEN_LINES: Final = 15.0
+
+
+class Advance(Protocol):
+    """Reports work done."""
+
+    def __call__(self, count: int = 1, *, note: str = "") -> None:
+        """Add ``count`` units; ``note`` is shown beside the bar."""
+
+
+def error_console() -> Console:
+    """Return the console for everything that is not a result."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """Print a line about the work, on standard error."""
+    error_console().print(message, markup=False)
+
+
+@contextmanager
+def progress(title: str, *, total: int, unit: str) -> Iterator[Advance]:
+    """Show how far a job is; yields a function that reports work done.
+
+    Args:
+        title: What is being done.
+        total: Units in all.
+        unit: Name of a unit, in the plural.
+    """
+    console = error_console()
+    if console.is_terminal:
+        with _bar(title, total, unit, console) as advance:
+            yield advance
+    else:
+        yield _plain_lines(title, total, unit)
+
+
+@contextmanager
+def _bar(title: str, total: int, unit: str, console: Console) -> Iterator[Advance]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=total, note="")
+
+        def advance(count: int = 1, *, note: str = "") -> None:
+            bar.update(task, advance=count)
+            if note:
+                bar.update(task, note=note)
+
+        yield advance
+
+
+def _plain_lines(title: str, total: int, unit: str) -> Advance:
+    done = 0
+    begun = last = time.monotonic()
+
+    def advance(count: int = 1, *, note: str = "") -> None:
+        nonlocal done, last
+        done += count
+        now = time.monotonic()
+        if done == total or now - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            rate = done / max(now - begun, 1e-9)
+            eta = "" if done == total else f", eta {(total - done) / rate:.0f} s"
+            print(
+                f"{title}: {done}/{total} {unit}, {rate:.1f}/s{eta}{', ' * bool(note)}{note}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    return advance

@@ -1,0 +1,150 @@
+"""What ``shard`` and ``info`` print: a table for people, the same facts as JSON."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from gopstream.jobs.preprocess import SplitOutcome
+from gopstream.jobs.verify import split_names
+from gopstream.pipeline.probe import VideoFacts, open_video
+from gopstream.shards.dataset_files import Manifest, load_dataset, load_manifest
+from gopstream.shards.errors import ShardError
+from gopstream.shards.layout import tar_name
+
+
+class Summary(NamedTuple):
+    """The same facts twice."""
+
+    text: str
+    content: dict[str, Any]
+
+
+def render(*parts: Table | str) -> str:
+    """Return tables and lines as plain text."""
+    console = Console(file=io.StringIO(), width=110, highlight=False)
+    for part in parts:
+        console.print(part, markup=False, soft_wrap=isinstance(part, str))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().rstrip()
+
+
+def fact_table(facts: Mapping[str, object]) -> Table:
+    """Return a two-column table."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def megabytes(num_bytes: int) -> str:
+    """Return a size in MB."""
+    return f"{num_bytes / 1e6:,.1f} MB"
+
+
+def shard_summary(outcomes: Sequence[SplitOutcome]) -> Summary:
+    """Summarise finished splits, each failure with its reason."""
+    parts: list[Table | str] = []
+    content: dict[str, Any] = {"samples": 0, "splits": {}}
+    for outcome in outcomes:
+        manifest = outcome.manifest
+        done = manifest.num_videos - manifest.num_failures
+        parts.append(
+            f"{manifest.split}: {done} of {manifest.num_videos} videos became "
+            f"{manifest.num_samples} samples in {len(manifest.shards)} shards, "
+            f"{megabytes(manifest.num_bytes)}"
+        )
+        parts += [
+            f"  failed: {row['source']}: {row['stage']}: {row['message']}"
+            for row in outcome.failures
+        ]
+        content["samples"] += manifest.num_samples
+        content["splits"][manifest.split] = {
+            "videos": manifest.num_videos,
+            "failures": [dict(row) for row in outcome.failures],
+            "samples": manifest.num_samples,
+            "shards": len(manifest.shards),
+            "bytes": manifest.num_bytes,
+        }
+    return Summary(render(*parts), content)
+
+
+def dataset_summary(root: Path) -> Summary:
+    """Summarise a dataset.
+
+    Raises:
+        ShardError: If the folder holds none.
+    """
+    facts = load_dataset(root)
+    splits: dict[str, Any] = {}
+    table = Table("split", "videos", "failed", "samples", "shards", "bytes", "of it residual")
+    for name in split_names(root):
+        try:
+            manifest = load_manifest(root, name)
+        except ShardError as error:
+            splits[name] = {"complete": False, "why": str(error)}
+            table.add_row(name, "not finished")
+            continue
+        residual = _residual_bytes(manifest)
+        splits[name] = {
+            "complete": True,
+            "videos": manifest.num_videos,
+            "failures": manifest.num_failures,
+            "samples": manifest.num_samples,
+            "shards": len(manifest.shards),
+            "bytes": manifest.num_bytes,
+            "residual_bytes": residual,
+            "class_counts": dict(manifest.class_counts),
+        }
+        table.add_row(
+            name,
+            str(manifest.num_videos),
+            str(manifest.num_failures),
+            str(manifest.num_samples),
+            str(len(manifest.shards)),
+            megabytes(manifest.num_bytes),
+            megabytes(residual),
+        )
+    named = f"{len(facts.classes)}: {', '.join(facts.classes[:8])}"
+    shown = {
+        "dataset": root,
+        "classes": named + (", ..." if len(facts.classes) > 8 else "") if facts.classes else "none",
+        "planes": ", ".join(facts.planes),
+        "settings": ", ".join(f"{name} {value}" for name, value in facts.settings.items()),
+    }
+    content = {
+        "classes": list(facts.classes),
+        "planes": list(facts.planes),
+        "settings": dict(facts.settings),
+        "splits": splits,
+    }
+    return Summary(render(fact_table(shown), table), content)
+
+
+def _residual_bytes(manifest: Manifest) -> int:
+    return sum(
+        shard.files[name].num_bytes
+        for shard in manifest.shards
+        if (name := tar_name(shard.name, "residual")) in shard.files
+    )
+
+
+def video_summary(path: Path) -> Summary:
+    """Summarise a video file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        NotAVideoError: If it is no video.
+    """
+    facts: VideoFacts = open_video(path)
+    content = {
+        name: str(value) if not isinstance(value, (int, float, str, bool, type(None))) else value
+        for name, value in asdict(facts).items()
+    }
+    return Summary(render(fact_table(content)), content)

@@ -1,0 +1,171 @@
+"""What a video file is, learned from its header and its first frame."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Final
+
+import av
+import av.container
+import av.error
+import av.video.frame
+import av.video.stream
+
+from gopstream.pipeline.errors import NotAVideoError
+
+# Demuxers that make a "video" of something that is none (text art, single pictures), or that
+# read other files or addresses named inside the file (playlists).
+_REFUSED_CONTAINERS: Final = frozenset(
+    {"tty", "image2", "hls", "dash", "concat", "imf", "sdp", "webvtt", "lrc", "srt"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFacts:
+    """One video stream of a file, as its first frame shows it."""
+
+    path: Path
+    container: str
+    """FFmpeg's name of the demuxer, such as ``mov,mp4,m4a,3gp,3g2,mj2``."""
+    codec: str
+    profile: str
+    stream_index: int
+    """Index of the chosen stream among all streams of the file."""
+    width: int
+    """Display width in pixels, before rotation and aspect."""
+    height: int
+    rotation: int
+    """Degrees that FFmpeg turns the picture by when it shows it: 0, 90, 180 or 270."""
+    sample_aspect_ratio: Fraction
+    """Width of a pixel over its height; 1 when the file does not say."""
+    pixel_format: str
+    matrix: str
+    """FFmpeg's name of the colour matrix; ``unspecified`` when the file does not say."""
+    full_range: bool
+    average_rate: Fraction
+    """Frames per second by the header; 0 when the file does not say."""
+    duration_seconds: float | None
+    num_frames_by_header: int
+    """What the container claims, often 0 or wrong: never a basis for anything exact."""
+
+
+# ISO/IEC 23091-2, table 4 (MatrixCoefficients), under the names that FFmpeg's filters use.
+_MATRIX_NAMES: Final = {
+    0: "gbr",
+    1: "bt709",
+    2: "unspecified",
+    4: "fcc",
+    5: "bt470bg",
+    6: "smpte170m",
+    7: "smpte240m",
+    8: "ycgco",
+    9: "bt2020nc",
+    10: "bt2020c",
+}
+
+
+@contextmanager
+def open_container(path: Path) -> Iterator[av.container.InputContainer]:
+    """Open a local file for demuxing, refusing what only looks like a video.
+
+    Raises:
+        NotAVideoError: If FFmpeg does not know the format, or it is text, a single picture
+            or a playlist that leads to other files.
+    """
+    try:
+        # "file:" keeps a name such as "http:x.mp4" or "-" from being read as an address.
+        container = av.open(f"file:{path.absolute()}", options={"protocol_whitelist": "file"})
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        reason = f"FFmpeg cannot read it ({getattr(error, 'strerror', None) or error})"
+        if path.stat().st_size == 0:
+            reason = "the file is empty"
+        raise NotAVideoError(f"{path.name}: not a video: {reason}") from error
+    with container:
+        names = set(container.format.name.split(","))
+        if names & _REFUSED_CONTAINERS or any(name.endswith("_pipe") for name in names):
+            raise NotAVideoError(
+                f"{path.name}: not a video: FFmpeg reads it as {container.format.long_name!r} "
+                f"({container.format.name})"
+            )
+        yield container
+
+
+def best_video_stream(
+    container: av.container.InputContainer, path: Path
+) -> av.video.stream.VideoStream:
+    """Choose the stream that a player would show; cover pictures do not count.
+
+    Raises:
+        NotAVideoError: If there is none.
+    """
+    stream = container.streams.best("video")
+    if stream is None:
+        kinds = sorted({stream.type for stream in container.streams})
+        raise NotAVideoError(f"{path.name}: no video stream, only {', '.join(kinds) or 'nothing'}")
+    assert isinstance(stream, av.video.stream.VideoStream)
+    if stream.disposition & av.stream.Disposition.attached_pic:
+        raise NotAVideoError(f"{path.name}: no video stream, only an attached picture")
+    return stream
+
+
+def open_video(path: Path) -> VideoFacts:
+    """Read the facts of a file's best video stream; decodes one frame.
+
+    Args:
+        path: A local file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        NotAVideoError: If nothing in it can be decoded as video.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    with open_container(path) as container:
+        stream = best_video_stream(container, path)
+        frame = _first_frame(container, stream, path)
+        duration = container.duration
+        if stream.duration is not None and stream.time_base is not None:
+            duration_seconds: float | None = float(stream.duration * stream.time_base)
+        else:
+            duration_seconds = None if duration is None else duration / av.time_base
+        return VideoFacts(
+            path=path,
+            container=container.format.name,
+            codec=stream.codec_context.name,
+            profile=str(stream.profile or ""),
+            stream_index=stream.index,
+            width=frame.width,
+            height=frame.height,
+            rotation=frame.rotation % 360,
+            sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
+            pixel_format=frame.format.name,
+            matrix=_MATRIX_NAMES.get(int(frame.colorspace), "unspecified"),
+            full_range=int(frame.color_range) == 2 or frame.format.name.startswith("yuvj"),
+            average_rate=Fraction(stream.average_rate or 0),
+            duration_seconds=duration_seconds,
+            num_frames_by_header=stream.frames,
+        )
+
+
+def _first_frame(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream, path: Path
+) -> av.video.frame.VideoFrame:
+    """Decode until one frame comes out; a few broken packets at the start are passed over."""
+    stream.codec_context.thread_type = "NONE"
+    last_error: av.error.FFmpegError | None = None
+    for packet in container.demux(stream):
+        try:
+            for frame in packet.decode():
+                assert isinstance(frame, av.video.frame.VideoFrame)
+                return frame
+        except av.error.FFmpegError as error:
+            last_error = error
+    reason = f" ({last_error.strerror})" if last_error else ""
+    raise NotAVideoError(
+        f"{path.name}: the {stream.codec_context.name} stream has no frame that decodes{reason}"
+    )

@@ -1,0 +1,156 @@
+"""The index of a shard: where each member, JPEG and GOP chunk lies, and its checksum.
+
+With it a reader fetches exactly the bytes that a clip needs, without walking the tar.
+Stored as ``.npz`` without pickle.
+
+Dimensions: N samples, M members, and per plane P pieces (JPEGs or chunks), sorted by sample.
+"""
+
+import io
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from gopstream.shards.errors import FormatError
+from gopstream.shards.layout import FORMAT_VERSION
+
+MAIN_TAR: Final = 0
+RESIDUAL_TAR: Final = 1
+PIECE_PLANES: Final = ("frames", "motion", "coverage", "residual")
+
+
+@dataclass(frozen=True, slots=True)
+class PieceTable:
+    """The pieces of one plane in one shard; offsets count from the start of the tar."""
+
+    start: npt.NDArray[np.int64]
+    """(N + 1,) the pieces of sample i are rows start[i] to start[i + 1]."""
+    first_frame: npt.NDArray[np.int32]
+    """(P,) index of the piece's first frame in its sample."""
+    num_frames: npt.NDArray[np.int32]
+    """(P,)"""
+    offset: npt.NDArray[np.int64]
+    """(P,)"""
+    length: npt.NDArray[np.int64]
+    """(P,)"""
+    crc32: npt.NDArray[np.uint32]
+    """(P,)"""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardIndex:
+    """Everything about a shard that a loader needs besides the pixels."""
+
+    keys: npt.NDArray[np.bytes_]
+    """(N,) ASCII."""
+    labels: npt.NDArray[np.int64]
+    """(N,) class index, -1 without one."""
+    num_frames: npt.NDArray[np.int32]
+    """(N,) T of each sample."""
+    num_lists: npt.NDArray[np.int32]
+    """(N,) L of each sample's motion."""
+    coded_size: npt.NDArray[np.int32]
+    """(N, 2) width, height."""
+    display_rect: npt.NDArray[np.int32]
+    """(N, 4) x, y, width, height."""
+    frame_size: npt.NDArray[np.int32]
+    """(N, 2) width, height of the JPEGs."""
+    member_names: npt.NDArray[np.bytes_]
+    """(K,) suffixes that ``member_kind`` counts."""
+    member_sample: npt.NDArray[np.int32]
+    """(M,)"""
+    member_kind: npt.NDArray[np.uint8]
+    """(M,)"""
+    member_tar: npt.NDArray[np.uint8]
+    """(M,) MAIN_TAR or RESIDUAL_TAR."""
+    member_offset: npt.NDArray[np.int64]
+    """(M,) of the content, from the start of the tar."""
+    member_length: npt.NDArray[np.int64]
+    """(M,)"""
+    member_crc32: npt.NDArray[np.uint32]
+    """(M,)"""
+    frames: PieceTable
+    motion: PieceTable
+    coverage: PieceTable
+    residual: PieceTable
+
+    def table(self, plane: str) -> PieceTable:
+        """Return the pieces of ``frames``, ``motion``, ``coverage`` or ``residual``."""
+        assert plane in PIECE_PLANES, plane
+        table: PieceTable = getattr(self, plane)
+        return table
+
+
+def index_bytes(index: ShardIndex) -> bytes:
+    """Return the index as an ``.npz`` file; the same index gives the same bytes."""
+    arrays: dict[str, npt.NDArray[Any]] = {"format_version": np.array(FORMAT_VERSION)}
+    for field in fields(ShardIndex):
+        value = getattr(index, field.name)
+        if isinstance(value, PieceTable):
+            for column in fields(PieceTable):
+                arrays[f"{field.name}.{column.name}"] = getattr(value, column.name)
+        else:
+            arrays[field.name] = value
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def load_index(path: Path) -> ShardIndex:
+    """Read the index of a shard.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        FormatError: If it is damaged, not an index, or of a newer version.
+    """
+    try:
+        _check_sizes(path)
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise FormatError(f"{path}: not a whole index ({error})") from error
+    version = int(arrays.get("format_version", np.array(0)))
+    if version != FORMAT_VERSION:
+        raise FormatError(
+            f"{path}: index of format version {version}; this gopstream reads version "
+            f"{FORMAT_VERSION}"
+        )
+    try:
+        return _from_arrays(arrays)
+    except KeyError as error:
+        raise FormatError(f"{path}: the index lacks {error}") from error
+
+
+def _from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> ShardIndex:
+    content: dict[str, Any] = {}
+    for field in fields(ShardIndex):
+        if field.name in PIECE_PLANES:
+            columns = {
+                column.name: arrays[f"{field.name}.{column.name}"] for column in fields(PieceTable)
+            }
+            content[field.name] = PieceTable(**columns)
+        else:
+            content[field.name] = arrays[field.name]
+    return ShardIndex(**content)
+
+
+def _check_sizes(path: Path) -> None:
+    """Refuse arrays whose header claims more than the file holds, before NumPy allocates them."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{entry.filename} is compressed")
+            with archive.open(entry) as member:
+                version = np.lib.format.read_magic(member)
+                if version != (1, 0):
+                    raise ValueError(f"{entry.filename} has .npy version {version}")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+                size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+                if size != entry.file_size - member.tell():
+                    raise ValueError(f"{entry.filename} claims {size} bytes")

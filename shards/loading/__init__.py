@@ -1,0 +1,1 @@
+"""The road from shards to batches: order, sampling, geometry, collation."""
