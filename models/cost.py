@@ -1,0 +1,50 @@
+"""What a model costs: its parameters, and its multiplications for one clip."""
+
+from typing import NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from gopstream.models.catalogue import create_model, find_model
+
+
+class ModelCost(NamedTuple):
+    """Size and arithmetic of a model."""
+
+    parameters: int
+    gmacs: float
+    """10**9 multiply-adds of one forward pass of one clip."""
+
+
+def measure_model(
+    name: str, *, num_classes: int, num_frames: int | None = None, **options: object
+) -> ModelCost:
+    """Count a model's parameters and multiply-adds, without memory for its weights.
+
+    The counter sees convolutions, linear layers and matrix products only. It does not see
+    norms, activations, or deformable attention's sampling and weighted sum: for the paper's
+    DVT that is 2 of 57 GMACs.
+
+    Args:
+        name: One of `list_models`.
+        num_classes: Outputs.
+        num_frames: Sampled frames of a clip; None for the catalogue's.
+        **options: As for `create_model`.
+
+    Returns:
+        The cost for one clip at the model's own input size.
+
+    Raises:
+        ValueError: As `create_model` does.
+    """
+    contract = find_model(name).contract
+    with torch.device("meta"):
+        model = create_model(name, num_classes=num_classes, num_frames=num_frames, **options)
+        size = options.get("size", contract.size)
+        assert isinstance(size, int)  # the constructor took it
+        frames = torch.zeros(1, 3, num_frames or contract.num_frames, size, size)
+        counter = FlopCounterMode(display=False)
+        with counter:
+            model.eval()(frames)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return ModelCost(parameters=parameters, gmacs=counter.get_total_flops() / 2e9)
