@@ -148,3 +148,25 @@ def video_summary(path: Path) -> Summary:
         for name, value in asdict(facts).items()
     }
     return Summary(render(fact_table(content)), content)
+
+
+def demo_summary(result: dict[str, Any], out: Path) -> Summary:
+    """Summarise the demo and say what to try next."""
+    shown = {
+        "accuracy on held-out videos": f"{result['accuracy']:.1%} (chance {result['chance']:.1%})",
+        "the same weights, motion zeroed": f"{result['accuracy_motion_zeroed']:.1%}",
+        "trained anew without motion": f"{result['accuracy_without_motion']:.1%}",
+        "trained anew on single frames": f"{result['accuracy_single_frame']:.1%}",
+        "videos": f"{result['train_videos']} + {result['val_videos']}, "
+        f"{megabytes(result['video_bytes'])} as H.264, {megabytes(result['shard_bytes'])} as shards",
+        "seconds": f"{result['seconds']} "
+        f"({', '.join(f'{k} {v}' for k, v in result['stage_seconds'].items())})",
+        "picture": out / "contact_sheet.png",
+    }
+    following = (
+        "next:",
+        f"  gopstream info {out / 'shards'}",
+        f"  gopstream evaluate {out / 'runs' / 'motion'} --data {out / 'shards'} --views 5x1",
+        "  gopstream shard YOUR_VIDEOS --out YOUR_SHARDS",
+    )
+    return Summary(render(fact_table(shown), *following), result)

@@ -36,8 +36,8 @@ def verify_dataset(root: Path, *, split: str | None, rebuild: bool) -> dict[str,
     chosen = splits if split is None else [split]
     result: dict[str, Any] = {"splits": len(chosen), "shards": 0, "samples": 0, "faults": []}
     if not chosen:
-        fault = {"split": "", "shard": "", "key": "", "what": f"{root} has no split"}
-        result["faults"].append(fault)
+        nothing = {"split": "", "shard": "", "key": "", "what": f"{root} has no split"}
+        result["faults"].append(nothing)
     for name in chosen:
         try:
             manifest = load_manifest(root, name)
@@ -47,8 +47,6 @@ def verify_dataset(root: Path, *, split: str | None, rebuild: bool) -> dict[str,
             num_shards = 0  # verify_split names the reason
         result["shards"] += num_shards
         with progress(f"verifying {name}", total=num_shards, unit="shards") as advance:
-            for fault in verify_split(
-                root, name, rebuild=rebuild, on_shard=lambda _, advance=advance: advance()
-            ):
+            for fault in verify_split(root, name, rebuild=rebuild, on_shard=advance):
                 result["faults"].append({"split": name, **fault._asdict()})
     return result

@@ -44,7 +44,7 @@ def verify_split(
     split: str,
     *,
     rebuild: bool = False,
-    on_shard: Callable[[str], None] = lambda name: None,
+    on_shard: Callable[[], None] = lambda: None,
 ) -> Iterator[Fault]:
     """Yield every fault of a split.
 
@@ -52,7 +52,7 @@ def verify_split(
         root: Folder of the dataset.
         split: Name of the split.
         rebuild: Also rebuild all frames; needs the residual.
-        on_shard: Called with each shard's name when it is done.
+        on_shard: Called after each shard.
     """
     try:
         facts = load_dataset(root)
@@ -70,7 +70,7 @@ def verify_split(
         # A shard with damaged files would only repeat its faults here.
         if not faults:
             yield from _check_content(root, split, shard, rebuild=rebuild)
-        on_shard(shard.name)
+        on_shard()
 
 
 def _check_plan(folder: Path, manifest: Manifest) -> Iterator[Fault]:

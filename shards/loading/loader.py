@@ -43,12 +43,10 @@ class ClipBatch:
 def collate(clips: Sequence[LoadedClip]) -> ClipBatch:
     """Stack clips of one form into a batch."""
     frames = torch.from_numpy(np.stack([clip.frames for clip in clips]))
-    motion = valid = None
-    if clips[0].motion is not None:
-        motion = torch.from_numpy(
-            np.stack([clip.motion for clip in clips if clip.motion is not None])
-        )
-        valid = torch.from_numpy(np.stack([clip.valid for clip in clips if clip.valid is not None]))
+    motions = [clip.motion for clip in clips if clip.motion is not None]
+    valids = [clip.valid for clip in clips if clip.valid is not None]
+    motion = torch.from_numpy(np.stack(motions)) if motions else None
+    valid = torch.from_numpy(np.stack(valids)) if valids else None
     return ClipBatch(
         frames=frames.permute(0, 4, 1, 2, 3),
         motion=motion,

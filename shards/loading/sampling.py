@@ -4,12 +4,13 @@ Each function takes draws in [0, 1). Training draws them at random, testing spre
 so that the same rule serves both.
 """
 
-from typing import Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 Sampling = Literal["dense", "segment", "still"]
+SAMPLINGS: Final[tuple[Sampling, ...]] = get_args(Sampling)
 
 
 def clip_positions(

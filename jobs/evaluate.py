@@ -1,0 +1,117 @@
+"""Multi-view evaluation of a checkpoint on a split."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gopstream.jobs.checkpoint import load_checkpoint
+from gopstream.jobs.console import progress
+from gopstream.jobs.errors import UserError
+from gopstream.jobs.network import build_network, check_dataset, clip_spec, run_network
+from gopstream.jobs.recipe import recipe_from
+from gopstream.models.catalogue import find_model
+from gopstream.shards.loading.clip_reader import View
+from gopstream.shards.loading.loader import ClipBatch, view_batches
+from gopstream.shards.reader import ShardDataset
+
+
+def parse_views(text: str) -> list[View]:
+    """Turn ``4x3`` (clips x crops) into views.
+
+    Raises:
+        UserError: If it is not two positive numbers.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,2})x([1-9]\d?)", text)
+    if not match:
+        raise UserError(f"expected views as clips x crops, such as 4x3, got {text!r}")
+    clips, crops = int(match.group(1)), int(match.group(2))
+    return [View(c, clips, k, crops) for c in range(clips) for k in range(crops)]
+
+
+def evaluate(
+    checkpoint: Path,
+    root: Path,
+    *,
+    split: str = "val",
+    views: str = "1x1",
+    zero_motion: bool = False,
+    workers: int = 0,
+) -> dict[str, Any]:
+    """Classify each sample by the mean of its views' probabilities.
+
+    Args:
+        checkpoint: File, or folder of a run.
+        root: Folder of the dataset.
+        split: Which split.
+        views: Clips x crops, spread evenly.
+        zero_motion: Give the model zero motion, valid everywhere: a control that shows what it
+            takes from motion.
+        workers: Processes that load.
+
+    Returns:
+        ``top1``, ``top5``, ``mean_class_accuracy``, ``samples``, ``views``, ``chance``,
+        ``per_class`` accuracy by name.
+
+    Raises:
+        UserError: If checkpoint and dataset do not fit.
+    """
+    content = load_checkpoint(checkpoint)
+    recipe = recipe_from(content["recipe"], where=str(checkpoint))
+    dataset = ShardDataset(root, split)
+    if list(dataset.facts.classes) != content["classes"]:
+        raise UserError(f"{checkpoint} was trained on other classes than {root} has")
+    if recipe.train.threads:
+        torch.set_num_threads(recipe.train.threads)
+    network = build_network(recipe, len(dataset.facts.classes))
+    network.load_state_dict(content["model"])
+    network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    spec = clip_spec(recipe, network)
+    check_dataset(dataset, spec)
+    contract = find_model(recipe.model.name).contract
+    chosen = parse_views(views)
+    probabilities = []
+    with (
+        progress("evaluating", total=len(dataset) * len(chosen), unit="views") as advance,
+        torch.inference_mode(),
+    ):
+        for batch in view_batches(
+            dataset, spec, batch_size=recipe.train.batch_size, views=chosen, workers=workers
+        ):
+            fed = _without_motion(batch) if zero_motion else batch
+            probabilities.append(run_network(network, fed, contract).float().softmax(dim=1).cpu())
+            advance(len(batch.keys))
+    scores = torch.cat(probabilities).view(len(dataset), len(chosen), -1).mean(dim=1)
+    labels = torch.from_numpy(dataset.labels)
+    return _scores(scores, labels, dataset.facts.classes) | {"views": views}
+
+
+def _without_motion(batch: ClipBatch) -> ClipBatch:
+    return ClipBatch(
+        frames=batch.frames,
+        motion=None if batch.motion is None else torch.zeros_like(batch.motion),
+        valid=None if batch.valid is None else torch.ones_like(batch.valid),
+        labels=batch.labels,
+        keys=batch.keys,
+    )
+
+
+def _scores(scores: Tensor, labels: Tensor, classes: tuple[str, ...]) -> dict[str, Any]:
+    ranked = scores.argsort(dim=1, descending=True, stable=True)
+    right = ranked == labels[:, None]
+    top1 = right[:, 0]
+    per_class = {
+        name: float(top1[labels == number].float().mean())
+        for number, name in enumerate(classes)
+        if bool((labels == number).any())
+    }
+    return {
+        "top1": float(top1.float().mean()),
+        "top5": float(right[:, :5].any(dim=1).float().mean()),
+        "mean_class_accuracy": sum(per_class.values()) / len(per_class),
+        "samples": len(labels),
+        "chance": 1 / len(classes),
+        "per_class": per_class,
+    }

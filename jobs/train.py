@@ -1,0 +1,205 @@
+"""Train a model by streaming shards."""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gopstream.jobs.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from gopstream.jobs.console import progress
+from gopstream.jobs.errors import UserError
+from gopstream.jobs.network import build_network, check_dataset, clip_spec, run_network
+from gopstream.jobs.recipe import Recipe, TrainRecipe
+from gopstream.models.catalogue import find_model
+from gopstream.shards.loading.loader import ClipBatch, StreamingLoader
+from gopstream.shards.reader import ShardDataset
+
+LOG_FILE = "log.jsonl"
+RECIPE_FILE = "recipe.json"
+
+
+class TrainOutcome(NamedTuple):
+    """Where a run ended."""
+
+    checkpoint: Path
+    loss: float
+    """Mean of the last logged steps."""
+    clips_per_second: float
+
+
+class _Run(NamedTuple):
+    """The moving parts of a run."""
+
+    network: nn.Module
+    optimiser: torch.optim.Optimizer
+    loader: StreamingLoader
+    classes: tuple[str, ...]
+
+
+def train(recipe: Recipe, root: Path, *, out: Path, resume: bool = False) -> TrainOutcome:
+    """Train as the recipe says, to its last step.
+
+    Args:
+        recipe: The run.
+        root: Folder of the dataset.
+        out: Folder of the run: checkpoint, log and the resolved recipe.
+        resume: Continue the run in ``out`` at its last checkpoint, exactly.
+
+    Raises:
+        UserError: If the dataset or the recipe does not fit, ``out`` holds another run, or the
+            loss is no longer a number.
+    """
+    _check_out(out, recipe, resume=resume)
+    if recipe.train.threads:
+        torch.set_num_threads(recipe.train.threads)
+    torch.manual_seed(recipe.train.seed)
+    run = _prepare(recipe, root)
+    step = _restore(run, out) if resume else 0
+    out.mkdir(parents=True, exist_ok=True)
+    (out / RECIPE_FILE).write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    return _loop(run, recipe, out, first_step=step)
+
+
+def _check_out(out: Path, recipe: Recipe, *, resume: bool) -> None:
+    held = out / RECIPE_FILE
+    if not resume:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} is not empty; use --resume to continue, or another folder")
+        return
+    if not held.is_file():
+        raise UserError(f"{out}: there is no run to resume")
+    if json.loads(held.read_text()) != json.loads(json.dumps(asdict(recipe))):
+        raise UserError(f"{out} holds a run of another recipe (see {held}); nothing was changed")
+
+
+def _prepare(recipe: Recipe, root: Path) -> _Run:
+    dataset = ShardDataset(root, recipe.train.split)
+    network = build_network(recipe, len(dataset.facts.classes))
+    spec = clip_spec(recipe, network)
+    check_dataset(dataset, spec)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network.to(device)
+    optimiser = torch.optim.AdamW(
+        _parameter_groups(network, recipe.train.weight_decay), lr=recipe.train.learning_rate
+    )
+    loader = StreamingLoader(
+        dataset,
+        spec,
+        batch_size=recipe.train.batch_size,
+        seed=recipe.train.seed,
+        workers=recipe.train.workers,
+    )
+    return _Run(network, optimiser, loader, dataset.facts.classes)
+
+
+def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay matrices and kernels, not biases, norms and other vectors."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
+def learning_rate(step: int, recipe: TrainRecipe) -> float:
+    """Return the rate of a step: linear warm-up, then a cosine to ``final_rate``."""
+    if step < recipe.warmup_steps:
+        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return recipe.learning_rate * (recipe.final_rate + (1 - recipe.final_rate) * cosine)
+
+
+def _batches(loader: StreamingLoader) -> Iterator[ClipBatch]:
+    while True:
+        yield from loader
+
+
+def _loop(run: _Run, recipe: Recipe, out: Path, *, first_step: int) -> TrainOutcome:
+    settings = recipe.train
+    contract = find_model(recipe.model.name).contract
+    losses: list[float] = []
+    mean_loss = math.nan
+    begun = time.monotonic()
+    run.network.train()
+    with ExitStack() as stack:
+        log = stack.enter_context((out / LOG_FILE).open("a"))
+        advance = stack.enter_context(progress("training", total=settings.steps, unit="steps"))
+        advance(first_step)
+        batches = _batches(run.loader)
+        for step in range(first_step, settings.steps):
+            batch = next(batches)
+            rate = learning_rate(step, settings)
+            logits = run_network(run.network, batch, contract)
+            loss = nn.functional.cross_entropy(
+                logits,
+                batch.labels.to(logits.device),
+                label_smoothing=settings.label_smoothing,
+            )
+            _update(run, loss, rate, settings.clip_norm)
+            losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1]):
+                raise UserError(
+                    f"the loss is {losses[-1]} at step {step} (clips {', '.join(batch.keys[:4])}"
+                    ", ...); lower train.learning_rate, or look at these clips"
+                )
+            if (step + 1) % settings.log_every == 0 or step + 1 == settings.steps:
+                mean_loss = sum(losses) / len(losses)
+                seconds = time.monotonic() - begun
+                row = {"step": step + 1, "loss": mean_loss, "rate": rate, "seconds": seconds}
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+                losses.clear()
+            advance(note=f"loss {mean_loss:.3f}")
+            if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
+                _save(run, recipe, out, step + 1)
+    seconds = max(time.monotonic() - begun, 1e-9)
+    clips = (settings.steps - first_step) * settings.batch_size
+    return TrainOutcome(out / CHECKPOINT_FILE, mean_loss, clips / seconds)
+
+
+def _update(run: _Run, loss: Tensor, rate: float, clip_norm: float) -> None:
+    for group in run.optimiser.param_groups:
+        group["lr"] = rate
+    run.optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
+    if clip_norm:
+        nn.utils.clip_grad_norm_(run.network.parameters(), clip_norm)
+    run.optimiser.step()
+
+
+def _save(run: _Run, recipe: Recipe, out: Path, step: int) -> None:
+    content = {
+        "model": run.network.state_dict(),
+        "optimiser": run.optimiser.state_dict(),
+        "loader": run.loader.state_dict(),
+        "rng": torch.get_rng_state(),
+        "step": step,
+        "recipe": json.loads(json.dumps(asdict(recipe))),
+        "classes": list(run.classes),
+    }
+    if torch.cuda.is_available():
+        content["cuda_rng"] = torch.cuda.get_rng_state_all()
+    save_checkpoint(out / CHECKPOINT_FILE, content)
+
+
+def _restore(run: _Run, out: Path) -> int:
+    """Take up a checkpoint; returns its step."""
+    content = load_checkpoint(out)
+    if tuple(content["classes"]) != run.classes:
+        raise UserError(f"{out} was trained on other classes than the dataset has")
+    run.network.load_state_dict(content["model"])
+    run.optimiser.load_state_dict(content["optimiser"])
+    run.loader.load_state_dict(content["loader"])
+    torch.set_rng_state(content["rng"])
+    if torch.cuda.is_available() and "cuda_rng" in content:
+        torch.cuda.set_rng_state_all(content["cuda_rng"])
+    return int(content["step"])
