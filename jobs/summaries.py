@@ -157,8 +157,8 @@ def demo_summary(result: dict[str, Any], out: Path) -> Summary:
         "the same weights, motion zeroed": f"{result['accuracy_motion_zeroed']:.1%}",
         "trained anew without motion": f"{result['accuracy_without_motion']:.1%}",
         "trained anew on single frames": f"{result['accuracy_single_frame']:.1%}",
-        "videos": f"{result['train_videos']} + {result['val_videos']}, "
-        f"{megabytes(result['video_bytes'])} as H.264, {megabytes(result['shard_bytes'])} as shards",
+        "videos": f"{result['train_videos']} + {result['val_videos']}: "
+        f"{megabytes(result['video_bytes'])} of H.264, {megabytes(result['shard_bytes'])} of shards",
         "seconds": f"{result['seconds']} "
         f"({', '.join(f'{k} {v}' for k, v in result['stage_seconds'].items())})",
         "picture": out / "contact_sheet.png",

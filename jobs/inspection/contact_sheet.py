@@ -19,7 +19,7 @@ from gopstream.shards.reader import ShardDataset
 _ROW_HEIGHT = 192
 _GAP = 6
 _TEXT = 16
-_TITLES = ("frame", "next I- or P-frame's vectors", "direction and length", "residual x 4")
+_TITLES = ("frame", "where each block came from", "direction and length", "residual x 4")
 
 
 def write_contact_sheet(dataset: ShardDataset, path: Path, *, samples: Sequence[int]) -> None:
