@@ -25,7 +25,12 @@ app = App(
 )
 
 JsonFile = Annotated[
-    str | None, Parameter(name="--json", help="Write the result as JSON to FILE; - is stdout.")
+    str | None,
+    Parameter(
+        name="--json",
+        help="Write the result as JSON to this file; - is standard output.",
+        allow_leading_hyphen=True,
+    ),
 ]
 
 
@@ -47,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain("stopped; what was finished is kept")
         return 130
+    except BrokenPipeError:
+        # The reader of our output has gone, as in "| head": nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:  # the process's boundary
         if debug:
             traceback.print_exc()
