@@ -49,14 +49,12 @@ def read_sample(tar: Path, key: str) -> dict[str, np.ndarray]:
         arrays["residual"] = flat.reshape(side["frames"], -1).astype("<i2")
         starts = np.cumsum([0, *(height * width for _, height, width in side["planes"])])
         for frame, plane, y, x, value in side["exceptions"]:  # what int8 cannot hold
-            place = starts[plane] + y * side["planes"][plane][2] + x
-            arrays["residual"][frame, place] = value
+            arrays["residual"][frame, starts[plane] + y * side["planes"][plane][2] + x] = value
         arrays["exceptions"] = np.array(side["exceptions"], "<i4").reshape(-1, 5)
     return arrays
 
 
 if __name__ == "__main__":
-    with tarfile.open(sys.argv[1]) as archive:
-        keys = sys.argv[2:] or [archive.getnames()[0].split(".")[0]]
+    keys = sys.argv[2:] or [tarfile.open(sys.argv[1]).next().name.split(".")[0]]
     for name, plane in read_sample(Path(sys.argv[1]), keys[0]).items():
         print(name, plane.shape, plane.dtype.str, hashlib.sha256(plane.tobytes()).hexdigest())

@@ -158,7 +158,7 @@ def demo_summary(result: dict[str, Any], out: Path) -> Summary:
         "trained anew without motion": f"{result['accuracy_without_motion']:.1%}",
         "trained anew on single frames": f"{result['accuracy_single_frame']:.1%}",
         "videos": f"{result['train_videos']} + {result['val_videos']}: "
-        f"{megabytes(result['video_bytes'])} of H.264, {megabytes(result['shard_bytes'])} of shards",
+        f"{megabytes(result['video_bytes'])} H.264, {megabytes(result['shard_bytes'])} shards",
         "seconds": f"{result['seconds']} "
         f"({', '.join(f'{k} {v}' for k, v in result['stage_seconds'].items())})",
         "picture": out / "contact_sheet.png",
