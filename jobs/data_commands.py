@@ -1,0 +1,172 @@
+"""The commands that make and check shards. None of them needs torch."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from gopstream.jobs.command_options import JsonFile, ffmpeg_binary, local_folder, report
+from gopstream.jobs.console import say
+from gopstream.jobs.errors import UserError
+
+
+def shard(
+    videos: Path,
+    /,
+    *,
+    out: str,
+    annotations: Path | None = None,
+    dataset: Literal["folder", "csv"] | None = None,
+    split: str = "train",
+    planes: str = "frames,motion,residual",
+    short_side: int = 256,
+    quality: int = 90,
+    frame_stride: int = 1,
+    crf: int = 20,
+    gop: int = 12,
+    segment_frames: int = 300,
+    videos_per_shard: int | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    workers: int | None = None,
+    json_file: JsonFile = None,
+) -> int:
+    """Preprocess videos into shards.
+
+    Each video is decoded once: re-encoded to a canonical H.264 stream, from which motion vectors
+    and residuals are exact, while the frames are stored as JPEG. A video that cannot be used is
+    recorded with its reason and stops nothing. The same command continues a job that was
+    interrupted.
+
+    Example: `gopstream shard videos/train --out shards --split train`
+
+    Parameters
+    ----------
+    videos
+        Folder of the videos: one sub-folder per class, or no classes; with a CSV, the folder its
+        paths are relative to.
+    out
+        Folder of the dataset. Several splits go into one dataset, by one command each.
+    annotations
+        A CSV with the columns path, label and perhaps split; others are kept.
+    dataset
+        Form of the annotations; guessed from the above if not given.
+    split
+        Name of the split, for videos whose list does not name one.
+    planes
+        What to store: motion and any of frames, residual.
+    short_side
+        Upper limit of the shorter side in pixels; smaller videos are not enlarged.
+    quality
+        JPEG quality of the stored frames, 1 to 100.
+    frame_stride
+        Store every n-th frame as JPEG; motion and residual are stored for each frame.
+    crf
+        Quality of the canonical stream, 1 (best) to 51.
+    gop
+        Frames from one I-frame to the next.
+    segment_frames
+        Cut longer videos into samples of this many frames.
+    videos_per_shard
+        Upper limit of videos in a shard; by default at most 64, fewer in a short list.
+    seed
+        Seed of the shuffle that spreads videos over shards.
+    limit
+        Take only so many videos of each split.
+    workers
+        Processes; by default one per core.
+    """
+    from gopstream.jobs.preprocess import preprocess
+    from gopstream.jobs.summaries import shard_summary
+    from gopstream.pipeline.annotations import read_annotations
+    from gopstream.pipeline.extract import ExtractionOptions
+    from gopstream.pipeline.transcode import CanonicalFormat
+
+    if not videos.is_dir():
+        raise UserError(f"{videos}: no such folder")
+    try:
+        options = ExtractionOptions(
+            canonical=CanonicalFormat(short_side=short_side, crf=crf, gop=gop),
+            planes=tuple(plane.strip() for plane in planes.split(",") if plane.strip()),
+            quality=quality,
+            frame_stride=frame_stride,
+            segment_frames=segment_frames,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    for name, value in (("videos-per-shard", videos_per_shard), ("limit", limit)):
+        if value is not None and value < 1:
+            raise UserError(f"--{name} must be at least 1, got {value}")
+    outcomes = preprocess(
+        videos,
+        local_folder(out),
+        video_list=read_annotations(videos, annotations=annotations, dataset=dataset, split=split),
+        options=options,
+        videos_per_shard=videos_per_shard,
+        seed=seed,
+        workers=max(1, workers or os.cpu_count() or 1),
+        ffmpeg_binary=ffmpeg_binary(),
+        limit=limit,
+    )
+    summary = shard_summary(outcomes)
+    if json_file != "-":
+        print(summary.text)
+    report(summary.content, json_file)
+    return 0 if summary.content["samples"] else 1
+
+
+def verify(
+    url: str,
+    /,
+    *,
+    split: str | None = None,
+    rebuild: bool = False,
+    json_file: JsonFile = None,
+) -> int:
+    """Re-read a dataset and name every fault.
+
+    Checks counts, names, places and checksums, decodes every JPEG and chunk. Exit code 1 on any
+    fault.
+
+    Example: `gopstream verify shards --rebuild`
+
+    Parameters
+    ----------
+    url
+        Folder of the dataset.
+    split
+        Only this split; by default all.
+    rebuild
+        Also rebuild every decoded frame from motion and residual, bit for bit.
+    """
+    from gopstream.jobs.verify import verify_dataset
+
+    result = verify_dataset(local_folder(url), split=split, rebuild=rebuild)
+    for fault in result["faults"]:
+        say(f"{fault['split']}/{fault['shard']} {fault['key']}: {fault['what']}")
+    if json_file != "-":
+        print(
+            f"{result['splits']} splits, {result['shards']} shards, {result['samples']} samples: "
+            + (f"{len(result['faults'])} faults" if result["faults"] else "no faults")
+        )
+    report(result, json_file)
+    return 1 if result["faults"] else 0
+
+
+def info(target: str, /, *, json_file: JsonFile = None) -> int:
+    """Show what a dataset or a video is.
+
+    Example: `gopstream info shards` or `gopstream info video.mp4`
+
+    Parameters
+    ----------
+    target
+        Folder of a dataset, or a video file.
+    """
+    from gopstream.jobs.summaries import dataset_summary, video_summary
+
+    path = local_folder(target)
+    summary = dataset_summary(path) if path.is_dir() else video_summary(path)
+    if json_file != "-":
+        print(summary.text)
+    report(summary.content, json_file)
+    return 0

@@ -1,0 +1,142 @@
+"""The commands that train and measure models.
+
+They import torch when they run, not before: ``gopstream --help`` must not wait for it.
+"""
+
+from pathlib import Path
+
+from gopstream.jobs.command_options import JsonFile, ffmpeg_binary, local_folder, report
+
+
+def train(
+    recipe: str,
+    /,
+    *overrides: str,
+    data: str,
+    out: Path | None = None,
+    resume: bool = False,
+    json_file: JsonFile = None,
+) -> int:
+    """Train a model by streaming shards.
+
+    Example: `gopstream train dvt_tiny_demo --data demo/shards train.steps=200`
+
+    Parameters
+    ----------
+    recipe
+        Name of a recipe that comes with gopstream, or a TOML file.
+    overrides
+        Changes to the recipe, as section.key=value.
+    data
+        Folder of the dataset.
+    out
+        Folder of the run; by default runs/RECIPE.
+    resume
+        Continue the run in that folder at its last checkpoint, exactly.
+    """
+    from gopstream.jobs.recipe import load_recipe
+    from gopstream.jobs.train import train as train_recipe
+
+    folder = out or Path("runs") / Path(recipe).stem
+    outcome = train_recipe(
+        load_recipe(recipe, overrides), local_folder(data), out=folder, resume=resume
+    )
+    if json_file != "-":
+        print(
+            f"loss {outcome.loss:.4f}, {outcome.clips_per_second:.0f} clips/s; "
+            f"checkpoint: {outcome.checkpoint}"
+        )
+    report({"checkpoint": str(outcome.checkpoint), "loss": outcome.loss}, json_file)
+    return 0
+
+
+def evaluate(
+    checkpoint: Path,
+    /,
+    *,
+    data: str,
+    split: str = "val",
+    views: str = "1x1",
+    zero_motion: bool = False,
+    workers: int = 0,
+    json_file: JsonFile = None,
+) -> int:
+    """Measure a checkpoint's accuracy on a split.
+
+    Example: `gopstream evaluate runs/dvt_tiny_demo --data demo/shards --views 3x1`
+
+    Parameters
+    ----------
+    checkpoint
+        A checkpoint, or the folder of a run.
+    data
+        Folder of the dataset.
+    split
+        Name of the split.
+    views
+        Clips x crops of each sample, spread evenly; their probabilities are averaged.
+    zero_motion
+        Give the model no motion: shows what it takes from it.
+    workers
+        Processes that load; 0 loads in this one.
+    """
+    from gopstream.jobs.evaluate import evaluate as evaluate_checkpoint
+
+    result = evaluate_checkpoint(
+        checkpoint,
+        local_folder(data),
+        split=split,
+        views=views,
+        zero_motion=zero_motion,
+        workers=workers,
+    )
+    if json_file != "-":
+        print(
+            f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, mean class accuracy "
+            f"{result['mean_class_accuracy']:.2%} on {result['samples']} samples "
+            f"(chance {result['chance']:.2%})"
+        )
+    report(result, json_file)
+    return 0
+
+
+def models(name: str | None = None, /, *, json_file: JsonFile = None) -> int:
+    """List the models: parameters, multiply-adds, clip and planes they need.
+
+    Example: `gopstream models dvt_tiny`
+
+    Parameters
+    ----------
+    name
+        Only this model, in full.
+    """
+    from gopstream.jobs.models import catalogue_summary
+
+    summary = catalogue_summary(name)
+    if json_file != "-":
+        print(summary.text)
+    report(summary.content, json_file)
+    return 0
+
+
+def demo(*, out: Path = Path("demo"), json_file: JsonFile = None) -> int:
+    """Run the main job end to end on this machine, in about five minutes on two cores.
+
+    Makes labelled H.264 videos whose classes differ in motion alone, shards and verifies them,
+    trains a small DVT that streams from the shards, evaluates it on held-out videos.
+
+    Example: `gopstream demo --out demo`
+
+    Parameters
+    ----------
+    out
+        New folder for everything the demo makes.
+    """
+    from gopstream.jobs.demo import run_demo
+    from gopstream.jobs.summaries import demo_summary
+
+    summary = demo_summary(run_demo(out, ffmpeg_binary=ffmpeg_binary()), out)
+    if json_file != "-":
+        print(summary.text)
+    report(summary.content, json_file)
+    return 0
