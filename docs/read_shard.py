@@ -1,7 +1,4 @@
-"""Decode a sample of a gopstream shard (format version 1) without gopstream.
-
-python read_shard.py DATASET/train/000000.tar [KEY]   prints shape, type, sha256 of each plane
-"""
+"""Decode a sample of a shard without gopstream: read_shard.py SPLIT/000000.tar [KEY]."""
 
 import hashlib
 import io
@@ -25,7 +22,7 @@ def pieces(member: bytes, table: dict[str, list[int]]) -> list[bytes]:
 
 def unpack(member: bytes, table: dict[str, list[int]], dtype: str) -> np.ndarray:
     """Decompress chunk by chunk: a plain decompress() would return only the first."""
-    chunks = [zstandard.ZstdDecompressor().decompress(chunk) for chunk in pieces(member, table)]
+    chunks = map(zstandard.ZstdDecompressor().decompress, pieces(member, table))
     return np.frombuffer(b"".join(chunks), dtype)
 
 
@@ -34,19 +31,19 @@ def read_sample(tar: Path, key: str) -> dict[str, np.ndarray]:
     members, arrays = {}, {}
     for path in filter(Path.exists, (tar, tar.with_suffix(".residual.tar"))):
         with tarfile.open(path) as archive:
-            for info in (info for info in archive if info.name.startswith(f"{key}.")):
-                members[info.name[len(key) + 1 :]] = archive.extractfile(info).read()
+            for name in (name for name in archive.getnames() if name.startswith(f"{key}.")):
+                members[name[len(key) + 1 :]] = archive.extractfile(name).read()
     for name, plane in json.loads(members["json"])["planes"].items():
         member = members[plane["member"]]
         if name == "frames":  # (J, H, W, 3) RGB; the json's frame_index_of_jpeg says which
-            jpegs = [Image.open(io.BytesIO(jpeg)) for jpeg in pieces(member, plane["jpegs"])]
-            arrays[name] = np.stack([np.asarray(jpeg) for jpeg in jpegs])
+            jpegs = map(io.BytesIO, pieces(member, plane["jpegs"]))
+            arrays[name] = np.stack([np.asarray(Image.open(jpeg)) for jpeg in jpegs])
         else:  # motion (T, L, Hb, Wb, 2) and coverage (T, L, Hb, Wb)
             arrays[name] = unpack(member, plane["chunks"], plane["dtype"]).reshape(plane["shape"])
     if "residual.json" in members:  # (T, Y then Cb then Cr), signed; decoded minus predicted
         side = json.loads(members["residual.json"])
-        flat = unpack(members[side["member"]], side["chunks"], side["dtype"])
-        arrays["residual"] = flat.reshape(side["frames"], -1).astype("<i2")
+        flat = unpack(members[side["member"]], side["chunks"], side["dtype"]).astype("<i2")
+        arrays["residual"] = flat.reshape(side["frames"], -1)
         starts = np.cumsum([0, *(height * width for _, height, width in side["planes"])])
         for frame, plane, y, x, value in side["exceptions"]:  # what int8 cannot hold
             arrays["residual"][frame, starts[plane] + y * side["planes"][plane][2] + x] = value
@@ -55,6 +52,7 @@ def read_sample(tar: Path, key: str) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    keys = sys.argv[2:] or [tarfile.open(sys.argv[1]).next().name.split(".")[0]]
+    with tarfile.open(sys.argv[1]) as archive:
+        keys = sys.argv[2:] or [archive.getnames()[0].split(".")[0]]
     for name, plane in read_sample(Path(sys.argv[1]), keys[0]).items():
         print(name, plane.shape, plane.dtype.str, hashlib.sha256(plane.tobytes()).hexdigest())

@@ -29,7 +29,7 @@ from gopstream.shards.dataset_files import load_manifest
 from gopstream.shards.reader import ShardDataset
 
 RECIPE: Final = "dvt_tiny_demo"
-_VIDEOS_PER_CLASS: Final = {"train": 64, "val": 20}
+_VIDEOS_PER_CLASS: Final = {"train": 64, "val": 40}
 _SEED: Final = 20
 _SHORT_SIDE: Final = 64
 _VIEWS: Final = "3x1"

@@ -177,7 +177,7 @@ def load_manifest(root: Path, split: str) -> Manifest:
             num_videos=content["num_videos"],
             num_failures=content["num_failures"],
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FormatError(f"{path}: not a manifest ({error})") from error
 
 

@@ -111,7 +111,8 @@ def load_index(path: Path) -> ShardIndex:
         _check_sizes(path)
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, RuntimeError) as error:
+        # RuntimeError: a damaged zip header can claim encryption or a newer zip version.
         if isinstance(error, FileNotFoundError):
             raise
         raise FormatError(f"{path}: not a whole index ({error})") from error

@@ -122,6 +122,11 @@ class ShardDataset:
             frame_index_of_jpeg=index.frames.first_frame[pieces],
         )
 
+    def name_of(self, position: int) -> str:
+        """Return a sample's shard and key, for messages."""
+        row = self._row(position)
+        return f"shard {self._folder / row.shard}, sample {row.key}"
+
     def read_jpegs(self, position: int, numbers: npt.NDArray[np.integer[Any]]) -> list[bytes]:
         """Read some of a sample's JPEGs.
 
@@ -189,7 +194,8 @@ class ShardDataset:
         """
         row = self._row(position)
         index = row.index
-        kind = index.member_names.tolist().index(suffix.encode())
+        kinds = index.member_names.tolist()
+        kind = kinds.index(suffix.encode()) if suffix.encode() in kinds else -1
         found = np.flatnonzero((index.member_sample == row.position) & (index.member_kind == kind))
         if len(found) != 1:
             raise ShardError(f"shard {row.shard}, {row.key}: no member {suffix}")

@@ -6,7 +6,6 @@ rebuilt from motion and residual and compared with the hash of what the decoder 
 """
 
 import hashlib
-import json
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,18 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gopstream.shards.dataset_files import Manifest, ShardRecord, load_dataset, load_manifest
+from gopstream.shards.dataset_files import ShardRecord, load_dataset, load_manifest
 from gopstream.shards.errors import ShardError
 from gopstream.shards.index import MAIN_TAR, RESIDUAL_TAR, ShardIndex, load_index
 from gopstream.shards.layout import (
-    PLAN_FILE,
     index_name,
-    load_json,
-    report_name,
     tar_name,
 )
 from gopstream.shards.reader import ShardDataset
 from gopstream.shards.verify_content import check_sample
+from gopstream.shards.verify_plan import check_plan
 
 
 class Fault(NamedTuple):
@@ -63,7 +60,8 @@ def verify_split(
     if rebuild and "residual" not in facts.planes:
         yield Fault(split, "", "cannot be rebuilt: the dataset has no residual plane")
         rebuild = False
-    yield from _check_plan(root / split, manifest)
+    for name, what in check_plan(root / split, manifest, facts):
+        yield Fault(name, "", what)
     for shard in manifest.shards:
         faults = list(_check_shard(root / split, shard))
         yield from faults
@@ -71,33 +69,6 @@ def verify_split(
         if not faults:
             yield from _check_content(root, split, shard, rebuild=rebuild)
         on_shard()
-
-
-def _check_plan(folder: Path, manifest: Manifest) -> Iterator[Fault]:
-    """Each planned video must be reported as done or failed, and the counts must agree."""
-    try:
-        plan = load_json(folder / PLAN_FILE)
-        planned = {shard["name"]: shard["videos"] for shard in plan["shards"]}
-    except (OSError, ShardError, KeyError, TypeError) as error:
-        yield Fault(PLAN_FILE, "", f"cannot be read ({error})")
-        return
-    listed = {shard.name for shard in manifest.shards}
-    for name in sorted(set(planned) - listed):
-        yield Fault(name, "", "is planned, but the manifest does not list it")
-    for shard in manifest.shards:
-        name = report_name(shard.name)
-        try:
-            lines = (folder / name).read_text().splitlines()
-            rows = [json.loads(line) for line in lines]
-        except (OSError, ValueError) as error:
-            yield Fault(name, "", f"cannot be read ({error})")
-            continue
-        expected = len(planned.get(shard.name, []))
-        if len(rows) != expected:
-            yield Fault(name, "", f"reports {len(rows)} of {expected} planned videos")
-        num_samples = sum(len(row.get("samples", [])) for row in rows)
-        if num_samples != shard.num_samples:
-            yield Fault(name, "", f"reports {num_samples} samples of {shard.num_samples}")
 
 
 def _check_shard(folder: Path, shard: ShardRecord) -> Iterator[Fault]:
@@ -119,21 +90,23 @@ def _check_shard(folder: Path, shard: ShardRecord) -> Iterator[Fault]:
         )
     for name in sorted({*names.values(), index_name(shard.name)}):
         record = shard.files.get(name)
+        tar = next((tar for tar, tar_file in names.items() if tar_file == name), None)
         if record is None:
             if (folder / name).exists():
                 yield Fault(name, "", "is there, but the manifest does not list it")
+            elif tar is not None and np.any(index.member_tar == tar):
+                yield Fault(name, "", "is missing, from the manifest too")
             continue
         path = folder / name
         if not path.is_file():
             yield Fault(name, "", "is missing")
             continue
-        tar = next((tar for tar, tar_file in names.items() if tar_file == name), None)
         faults = [] if tar is None else list(_check_tar(path, tar, index))
         yield from faults
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if not faults and digest != record.sha256:
-            yield Fault(name, "", "its sha256 differs from the manifest's")
+        if not faults and (path.stat().st_size, digest) != (record.num_bytes, record.sha256):
+            yield Fault(name, "", "its size or sha256 differs from the manifest's")
 
 
 def _check_tar(path: Path, tar: int, index: ShardIndex) -> Iterator[Fault]:
@@ -178,5 +151,5 @@ def _check_content(root: Path, split: str, shard: ShardRecord, *, rebuild: bool)
         try:
             for what in check_sample(dataset, position, rebuild=rebuild):
                 yield Fault(tar_name(shard.name), key, what)
-        except (ShardError, ValueError, KeyError, TypeError) as error:
+        except (ShardError, OSError, ValueError, KeyError, TypeError) as error:
             yield Fault(tar_name(shard.name), key, str(error))

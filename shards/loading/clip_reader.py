@@ -178,8 +178,9 @@ def _read_frames(
                 raise ValueError(f"it is {stated[1]}x{stated[0]}, not {width}x{height}")
             cropped[row] = crop_frame(simplejpeg.decode_jpeg(jpeg), crop)
         except ValueError as error:
-            key = dataset.keys[sample]
-            raise DamageError(f"{key}: JPEG {numbers[row]} does not decode: {error}") from error
+            raise DamageError(
+                f"{dataset.name_of(sample)}: JPEG {numbers[row]} does not decode: {error}"
+            ) from error
     return cropped[places]
 
 
