@@ -62,7 +62,9 @@ def _describe(error: Exception) -> str:
     from gopstream.pipeline.errors import PipelineError
     from gopstream.shards.errors import ShardError
 
-    if isinstance(error, (UserError, PipelineError, ShardError)):
+    if isinstance(error, (UserError, PipelineError, ShardError)) or (
+        isinstance(error, FileNotFoundError) and error.errno is None
+    ):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or ''}: {error.strerror}".lstrip(": ")

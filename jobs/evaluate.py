@@ -10,7 +10,13 @@ from torch import Tensor
 from gopstream.jobs.checkpoint import load_checkpoint
 from gopstream.jobs.console import progress
 from gopstream.jobs.errors import UserError
-from gopstream.jobs.network import build_network, check_dataset, clip_spec, run_network
+from gopstream.jobs.network import (
+    build_network,
+    check_dataset,
+    check_labels,
+    clip_spec,
+    run_network,
+)
 from gopstream.jobs.recipe import recipe_from
 from gopstream.models.catalogue import find_model
 from gopstream.shards.loading.clip_reader import View
@@ -65,6 +71,7 @@ def evaluate(
         raise UserError(f"{checkpoint} was trained on other classes than {root} has")
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
+    check_labels(dataset)
     network = build_network(recipe, len(dataset.facts.classes))
     network.load_state_dict(content["model"])
     network.to("cuda" if torch.cuda.is_available() else "cpu").eval()

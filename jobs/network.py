@@ -73,6 +73,14 @@ def check_dataset(dataset: ShardDataset, spec: ClipSpec) -> None:
     missing = [plane for plane in needed if plane not in dataset.facts.planes]
     if missing:
         raise UserError(f"{dataset.root} lacks the plane {', '.join(missing)}")
+
+
+def check_labels(dataset: ShardDataset) -> None:
+    """Refuse videos without a label.
+
+    Raises:
+        UserError: Naming the split.
+    """
     if not dataset.facts.classes or (dataset.labels < 0).any():
         raise UserError(f"{dataset.root}/{dataset.split} has videos without a label")
 

@@ -6,6 +6,7 @@ is complete.
 
 import json
 import multiprocessing
+import os
 import signal
 import threading
 from collections import Counter
@@ -185,16 +186,28 @@ def _start_worker(events: "Queue[bool]", stop: Event) -> None:
     _state = (events, stop)
     # Ctrl-C reaches the whole process group; the parent alone decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """End this worker when its parent has been killed.
+
+    A worker waits for work on a queue whose other end it holds too, so that it would wait for
+    ever, or write beside a second run of the same command.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(task: ShardTask) -> None:
     assert _state is not None
     events, stop = _state
-    parent = multiprocessing.parent_process()
 
     def on_video(succeeded: bool) -> None:
         events.put(succeeded)
-        if stop.is_set() or (parent is not None and not parent.is_alive()):
+        if stop.is_set():
             raise _Stopped
 
     build_shard(task, on_video)

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from gopstream.jobs.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from gopstream.jobs.console import progress
 from gopstream.jobs.errors import UserError
-from gopstream.jobs.network import build_network, check_dataset, clip_spec, run_network
+from gopstream.jobs.network import (
+    build_network,
+    check_dataset,
+    check_labels,
+    clip_spec,
+    run_network,
+)
 from gopstream.jobs.recipe import Recipe, TrainRecipe
 from gopstream.models.catalogue import find_model
 from gopstream.shards.loading.loader import ClipBatch, StreamingLoader
@@ -81,6 +87,7 @@ def _check_out(out: Path, recipe: Recipe, *, resume: bool) -> None:
 
 def _prepare(recipe: Recipe, root: Path) -> _Run:
     dataset = ShardDataset(root, recipe.train.split)
+    check_labels(dataset)
     network = build_network(recipe, len(dataset.facts.classes))
     spec = clip_spec(recipe, network)
     check_dataset(dataset, spec)
@@ -202,4 +209,13 @@ def _restore(run: _Run, out: Path) -> int:
     torch.set_rng_state(content["rng"])
     if torch.cuda.is_available() and "cuda_rng" in content:
         torch.cuda.set_rng_state_all(content["cuda_rng"])
-    return int(content["step"])
+    step = int(content["step"])
+    _cut_log(out / LOG_FILE, step)
+    return step
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop what was logged after the checkpoint: these steps are taken again."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    path.write_text("".join(kept))

@@ -37,11 +37,12 @@ def draw_arrows(
     """
     canvas = Image.fromarray(enlarge(picture, factor) // 2)
     pen = ImageDraw.Draw(canvas)
-    for row, column in np.ndindex(*coverage.shape):
+    # Dots first: an arrow may end at the centre of a block that is not predicted.
+    for row, column in np.argwhere(coverage == 0).tolist():
         x, y = (column + 0.5) * BLOCK * factor, (row + 0.5) * BLOCK * factor
-        if not coverage[row, column]:
-            pen.ellipse((x - 1, y - 1, x + 1, y + 1), fill=(220, 40, 40))
-            continue
+        pen.ellipse((x - 1, y - 1, x + 1, y + 1), fill=(220, 40, 40))
+    for row, column in np.argwhere(coverage).tolist():
+        x, y = (column + 0.5) * BLOCK * factor, (row + 0.5) * BLOCK * factor
         dx, dy = motion[row, column] / QUARTER_PIXELS * factor * gain
         pen.line((x, y, x + dx, y + dy), fill=(255, 220, 60))
         pen.ellipse((x + dx - 1, y + dy - 1, x + dx + 1, y + dy + 1), fill=(80, 255, 120))

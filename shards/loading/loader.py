@@ -194,4 +194,6 @@ def _data_loader(
         num_workers=workers,
         collate_fn=collate,
         persistent_workers=workers > 0,
+        # Its own, or each epoch would draw from the generator that dropout draws from.
+        generator=torch.Generator(),
     )

@@ -1,0 +1,263 @@
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import wave
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from gopstream.jobs import build_shard as builder
+from gopstream.jobs.cli import main
+from gopstream.jobs.demo_videos import write_demo_videos
+from gopstream.jobs.plan import make_plan
+from gopstream.jobs.preprocess import preprocess, settings_of
+from gopstream.pipeline.annotations import read_annotations
+from gopstream.pipeline.errors import BitstreamError
+from gopstream.pipeline.extract import ExtractionOptions
+from gopstream.pipeline.transcode import CanonicalFormat, default_ffmpeg
+from gopstream.shards.dataset_files import load_manifest
+from gopstream.shards.errors import SettingsError
+from gopstream.shards.reader import ShardDataset
+
+OPTIONS = ExtractionOptions(canonical=CanonicalFormat(short_side=64))
+
+
+def make(videos, root, *, split="train", options=OPTIONS, annotations=None, workers=1, **others):
+    chosen = {"videos_per_shard": None, "seed": 0, "limit": None} | others
+    return preprocess(
+        videos,
+        root,
+        video_list=read_annotations(videos, annotations=annotations, dataset=None, split=split),
+        options=options,
+        workers=workers,
+        ffmpeg_binary=default_ffmpeg(),
+        **chosen,
+    )
+
+
+def hashes(root):
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def failures_of(root, split="train"):
+    lines = (root / split / "failures.jsonl").read_text().splitlines()
+    return {row["source"]: row for row in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for split in ("train", "val"):
+        write_demo_videos(folder, split=split, videos_per_class=1, seed=1, num_frames=24, size=64)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, videos):
+    """A dataset with both splits, made by one worker."""
+    root = tmp_path_factory.mktemp("dataset") / "set"
+    for split in ("train", "val"):
+        make(videos / split, root, split=split)
+    return root
+
+
+def test_two_splits_in_one_dataset(root):
+    for split in ("train", "val"):
+        dataset = ShardDataset(root, split)
+        assert len(dataset) == 8
+        assert sorted(dataset.labels.tolist()) == list(range(8))
+        assert all(key.startswith(f"{split}-") for key in dataset.keys)
+    assert not list(root.rglob("*.partial"))
+
+
+def test_samples_table_matches(root):
+    rows = pyarrow.parquet.read_table(root / "train" / "samples.parquet").to_pylist()
+    dataset = ShardDataset(root, "train")
+    assert [row["key"] for row in rows] == dataset.keys
+    assert [row["label"] for row in rows] == dataset.labels.tolist()
+    for position, row in enumerate(rows):
+        content = dataset.read_json(position)
+        assert row["source"] == content["source"]["name"]
+        assert (row["frames"], row["stored_frames"]) == (24, 24)
+        assert (row["width"], row["height"], row["codec"]) == (64, 64, "h264")
+        assert row["fps"] == content["fps"] == 25.0
+        assert row["exactness"] == "exact"
+        assert row["zero_residual_share"] == content["zero_residual_share"]
+    assert load_manifest(root, "train").num_samples == len(rows)
+
+
+def test_two_workers_make_the_same_bytes_and_a_rerun_none(videos, root, tmp_path):
+    again = tmp_path / "set"
+    make(videos / "train", again, workers=2)
+    want = {name: digest for name, digest in hashes(root).items() if not name.startswith("val/")}
+    assert hashes(again) == want
+    times = {path: path.stat().st_mtime_ns for path in again.rglob("*")}
+    outcomes = make(videos / "train", again)
+    assert {path: path.stat().st_mtime_ns for path in again.rglob("*")} == times
+    assert outcomes[0].manifest == load_manifest(root, "train")
+
+
+def test_each_file_has_one_outcome(videos, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    shutil.copy(videos / "train" / "zoom_in" / "0000.mp4", flat / "good.mp4")
+    (flat / "text.mp4").write_text("no video at all\n" * 100)
+    with wave.open(str(flat / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(16000))
+    source = (videos / "train" / "zoom_in" / "0000.mp4").read_bytes()
+    (flat / "cut.mp4").write_bytes(source[: len(source) // 2])
+    root = tmp_path / "set"
+    words = ["shard", str(flat), "--out", str(root), "--short-side", "64", "--workers", "1"]
+    assert main(words) == 0
+    failures = failures_of(root)
+    assert failures.keys() == {"text.mp4", "sound.wav", "cut.mp4"}
+    assert all(row["stage"] == "probe" and row["message"] for row in failures.values())
+    assert all(str(tmp_path) not in row["message"] for row in failures.values())
+    dataset = ShardDataset(root, "train")
+    assert [dataset.read_json(i)["source"]["name"] for i in range(len(dataset))] == ["good.mp4"]
+    assert dataset.labels.tolist() == [-1]
+    reports = b"".join(path.read_bytes() for path in (root / "train").glob("*.report.jsonl"))
+    rows = [json.loads(line) for line in reports.splitlines()]
+    assert sorted(row["source"] for row in rows) == sorted([*failures, "good.mp4"])
+
+
+def test_killed_job_continues(videos, root, tmp_path):
+    again = tmp_path / "set"
+    words = ["shard", str(videos / "train"), "--out", str(again), "--short-side", "64"]
+    command = [sys.executable, "-m", "gopstream", *words, "--workers", "1"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        while process.poll() is None and not list(again.glob("train/*.report.jsonl")):
+            time.sleep(0.005)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert not (again / "train" / "manifest.json").exists()
+    subprocess.run(command, check=True, capture_output=True)
+    want = {name: digest for name, digest in hashes(root).items() if not name.startswith("val/")}
+    assert hashes(again) == want
+
+
+def alive(pids):
+    """Return those processes that still run; one that only waits to be reaped does not."""
+    running = set()
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            running |= {pid} if state != "Z" else set()
+    return running
+
+
+def test_workers_die_with_their_parent(videos, tmp_path):
+    out = tmp_path / "set"
+    words = ["shard", str(videos / "train"), "--out", str(out), "--short-side", "64"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gopstream", *words, "--workers", "2"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while process.poll() is None and not list(out.glob("train/*.report.jsonl")):
+            time.sleep(0.005)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) >= 2
+        process.kill()
+        process.wait()
+        for _ in range(600):  # no limit on speed: only so that a failure is not a hang
+            if not alive(children):
+                break
+            time.sleep(0.1)
+        assert not alive(children)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"options": replace(OPTIONS, quality=50)}, "quality = 90, now it is 50"),
+        ({"options": ExtractionOptions(canonical=CanonicalFormat(gop=6))}, "gop = 12, now it is 6"),
+        ({"options": replace(OPTIONS, planes=("frames", "motion"))}, "holds the planes"),
+        ({"seed": 1}, "another --seed"),
+        ({"limit": 5}, "8 then, 5 now"),
+        ({"videos_per_shard": 4}, "videos per shard differ"),
+    ],
+)
+def test_other_settings_are_refused(videos, root, changes, reason):
+    before = hashes(root)
+    with pytest.raises(SettingsError, match=reason):
+        make(videos / "train", root, **changes)
+    assert hashes(root) == before
+
+
+def test_foreign_folder_is_refused(videos, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(SettingsError, match="is not empty and holds no dataset"):
+        make(videos / "train", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_csv_with_split_and_more_columns(videos, tmp_path):
+    table = tmp_path / "list.csv"
+    table.write_text(
+        "path,label,split,camera\n"
+        "zoom_in/0000.mp4,zoom,train,left\n"
+        "move_up/0000.mp4,up,test,\n"
+        "gone.mp4,up,train,top\n"
+    )
+    root = tmp_path / "set"
+    make(videos / "train", root, annotations=table)
+    assert sorted(path.name for path in root.iterdir()) == ["dataset.json", "test", "train"]
+    train, test = ShardDataset(root, "train"), ShardDataset(root, "test")
+    assert train.facts.classes == ("up", "zoom")
+    assert (train.labels.tolist(), test.labels.tolist()) == ([1], [0])
+    assert train.read_json(0)["attributes"] == {"camera": "left"}
+    assert train.read_json(0)["class"] == "zoom"
+    assert failures_of(root)["gone.mp4"]["stage"] == "open"
+    assert failures_of(root, "test") == {}
+
+
+def test_video_that_breaks_midway_leaves_nothing(videos, tmp_path, monkeypatch):
+    """Its first segment is already written when the second one fails."""
+    true_extract = builder.extract_segments
+
+    def extract(path, **settings):
+        for number, clip in enumerate(true_extract(path, **settings)):
+            if path.parent.name == "zoom_in" and number == 1:
+                raise BitstreamError("broken here")
+            yield clip
+
+    monkeypatch.setattr(builder, "extract_segments", extract)
+    options = replace(OPTIONS, segment_frames=12)
+    folder, listed = videos / "train", []
+    found = read_annotations(folder, annotations=None, dataset=None, split="train")
+    (shard,) = make_plan(found.records, classes=found.classes, videos_per_shard=8, seed=0)
+    task = builder.ShardTask(
+        shard, folder, tmp_path, "train", options, settings_of(options), default_ffmpeg()
+    )
+    builder.build_shard(task, listed.append)
+    assert sorted(listed) == [False] + [True] * 7
+    rows = [json.loads(line) for line in (tmp_path / "000000.report.jsonl").open()]
+    (broken,) = [row for row in rows if row["status"] == "failed"]
+    assert (broken["source"], broken["stage"]) == ("zoom_in/0000.mp4", "decode")
+    assert sum(len(row.get("samples", [])) for row in rows) == 14
+    assert b"zoom_in" not in (tmp_path / "000000.tar").read_bytes()

@@ -1,0 +1,138 @@
+import math
+import re
+from dataclasses import asdict
+
+import pytest
+
+from gopstream.jobs.errors import UserError
+from gopstream.jobs.recipe import list_recipes, load_recipe, recipe_from
+
+MINIMAL = """
+[model]
+name = "dvt_tiny"
+[clip]
+num_frames = 8
+[train]
+steps = 10
+batch_size = 2
+learning_rate = 1
+"""
+
+
+@pytest.fixture
+def minimal(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(MINIMAL)
+    return str(path)
+
+
+def refuse(recipe, reason, *overrides):
+    with pytest.raises(UserError, match=re.escape(reason)):
+        load_recipe(recipe, overrides)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_packaged_recipes_load(name):
+    recipe = load_recipe(name)
+    assert recipe.train.steps > 0
+    assert recipe_from(asdict(recipe), where="again") == recipe
+
+
+def test_there_is_a_packaged_recipe():
+    assert "dvt_tiny_demo" in list_recipes()
+
+
+def test_file_with_defaults(minimal):
+    recipe = load_recipe(minimal)
+    assert recipe.model.use_motion
+    assert recipe.clip.crop_scale == (0.08, 1.0)
+    assert type(recipe.train.learning_rate) is float
+    assert math.isclose(recipe.train.learning_rate, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("train.steps=7", "train", "steps", 7),
+        ("train.learning_rate=1e-3", "train", "learning_rate", 1e-3),
+        ("train.learning_rate=2", "train", "learning_rate", 2.0),
+        ("train.split=val", "train", "split", "val"),
+        ('train.split="val"', "train", "split", "val"),
+        ("clip.sampling=still", "clip", "sampling", "still"),
+        ("clip.crop_scale=[0.5, 1]", "clip", "crop_scale", (0.5, 1.0)),
+        ("model.use_motion=false", "model", "use_motion", False),
+        ("model.options.depth=3", "model", "options", {"depth": 3}),
+    ],
+)
+def test_overrides(minimal, override, section, key, value):
+    got = getattr(getattr(load_recipe(minimal, [override]), section), key)
+    assert got == value
+    assert type(got) is type(value)
+
+
+def test_last_override_counts(minimal):
+    assert load_recipe(minimal, ["train.steps=7", "train.steps=8"]).train.steps == 8
+
+
+@pytest.mark.parametrize("override", ["train.steps", "steps=3", "=3"])
+def test_malformed_overrides(minimal, override):
+    refuse(
+        minimal, f"expected section.key=value, such as train.steps=100, got {override!r}", override
+    )
+
+
+def test_override_below_a_value(minimal):
+    refuse(minimal, "steps is not a section", "train.steps.more=3")
+
+
+def test_unknown_keys_name_the_nearest(minimal):
+    refuse(
+        minimal, "unknown key 'learning_rat'; did you mean 'learning_rate'?", "train.learning_rat=1"
+    )
+    refuse(minimal, "unknown key 'trian'; did you mean 'train'?", "trian.steps=1")
+    refuse(minimal, "unknown key 'qqq'; there is num_frames, stride,", "clip.qqq=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("train.steps=many", "train: steps: expected int, got 'many'"),
+        ("train.steps=true", "train: steps: expected int, got True"),
+        ("train.steps=1.5", "train: steps: expected int, got 1.5"),
+        ("train.learning_rate=true", "learning_rate: expected float, got True"),
+        ("model.use_motion=1", "use_motion: expected bool, got 1"),
+        ("train.split=3", "split: expected str, got 3"),
+        ("clip.crop_scale=0.5", "crop_scale: expected two numbers such as [0.5, 1.0], got 0.5"),
+        ("clip.crop_scale=[1]", "crop_scale: expected two numbers"),
+        ("model.options=1", "options: expected dict, got 1"),
+    ],
+)
+def test_wrong_types(minimal, override, reason):
+    refuse(minimal, reason, override)
+
+
+def test_section_must_be_a_section():
+    with pytest.raises(UserError, match="x: train: expected a section, got 3"):
+        recipe_from(
+            {"model": {"name": "dvt_tiny"}, "clip": {"num_frames": 8}, "train": 3}, where="x"
+        )
+
+
+def test_missing_keys(tmp_path):
+    path = tmp_path / "short.toml"
+    path.write_text(MINIMAL.replace("steps = 10\n", ""))
+    refuse(str(path), "steps is missing")
+    with pytest.raises(UserError, match="x: model is missing"):
+        recipe_from({}, where="x")
+
+
+def test_unknown_recipe_names_the_nearest():
+    refuse(
+        "dvt_tiny_dmo", "no recipe 'dvt_tiny_dmo'; did you mean 'dvt_tiny_demo'?; or give a file"
+    )
+
+
+def test_broken_toml(tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_text("[model\n")
+    refuse(str(path), "broken.toml: not valid TOML")
