@@ -7,10 +7,12 @@ away without any motion.
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +26,7 @@ from gopstream.jobs.preprocess import preprocess
 from gopstream.jobs.verify import verify_dataset
 from gopstream.pipeline.annotations import read_annotations
 from gopstream.pipeline.extract import ExtractionOptions
-from gopstream.pipeline.transcode import CanonicalFormat
+from gopstream.pipeline.transcode import CanonicalFormat, ffmpeg_version
 from gopstream.shards.dataset_files import load_manifest
 from gopstream.shards.reader import ShardDataset
 
@@ -98,6 +100,13 @@ def run_demo(out: Path, *, ffmpeg_binary: str, overrides: Sequence[str] = ()) ->
         ),
         "train_videos": _VIDEOS_PER_CLASS["train"] * len(MOTION_CLASSES),
         "val_videos": _VIDEOS_PER_CLASS["val"] * len(MOTION_CLASSES),
+        "machine": {
+            "cores": workers,
+            "processor": platform.machine(),
+            "python": platform.python_version(),
+            "torch": version("torch"),
+            "ffmpeg": ffmpeg_version(ffmpeg_binary),
+        },
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
