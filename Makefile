@@ -22,8 +22,8 @@ test: $(VENV)/installed
 	$(BIN)/pytest
 
 lint: $(VENV)/installed
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff format --no-cache --check .
+	$(BIN)/ruff check --no-cache .  # a stale cache has hidden an unsorted import
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gopstream.shards.loading.loader import StreamingLoader
-
     from gopstream.shards.reader import ShardDataset
 
 __all__ = ["ShardDataset", "StreamingLoader"]
