@@ -11,7 +11,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from hashlib import file_digest
@@ -242,8 +242,7 @@ def _run(tasks: Sequence[ShardTask], workers: int) -> None:
         except BaseException:
             # Also for Ctrl-C: let each worker end its video, then leave its shard unpublished.
             stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            wait(futures)
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
         counter.join()
 

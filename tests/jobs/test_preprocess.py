@@ -155,6 +155,28 @@ def test_killed_job_continues(videos, root, tmp_path):
     assert hashes(again) == want
 
 
+def test_interrupted_job_stops_and_says_so(videos, tmp_path):
+    out = tmp_path / "set"
+    words = ["shard", str(videos / "train"), "--out", str(out), "--short-side", "64"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gopstream", *words, "--workers", "2", "--videos-per-shard", "1"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        while process.poll() is None and not list(out.glob("train/*.report.jsonl")):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)  # only so that a failure is not a hang
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130
+    assert b"stopped; what was finished is kept" in said
+    assert not (out / "train" / "manifest.json").exists()
+
+
 def alive(pids):
     """Return those processes that still run; one that only waits to be reaped does not."""
     running = set()
