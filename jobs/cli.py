@@ -21,6 +21,7 @@ app = App(
     help="Turn compressed video into shards that models stream, and train video models on them.",
     version=gopstream.__version__,
     help_format="markdown",
+    suppress_keyboard_interrupt=False,  # main says what was kept
 )
 
 for command in (shard, verify, info, train, evaluate, models, demo):
