@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from gopstream.jobs.errors import UserError
+from gopstream.shards.layout import partial_path, publish
 
 CHECKPOINT_VERSION = 1
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -14,12 +15,12 @@ CHECKPOINT_FILE = "checkpoint.pt"
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint so that a crash leaves either the old one or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_path(path)
     with partial.open("wb") as file:
         torch.save(content | {"version": CHECKPOINT_VERSION}, file)
         file.flush()
         os.fsync(file.fileno())
-    partial.rename(path)
+    publish(partial, path)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
