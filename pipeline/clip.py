@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from gopstream.pipeline.motion import BLOCK
+from gopstream.pipeline.grid import BLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +37,10 @@ class Clip:
     residual: ClipResidual | None = field(repr=False)
     """None when it was not asked for."""
     decoded_sha256: list[str] = field(repr=False)
-    """One hash per GOP of its decoded coded planes (Y, Cb, Cr of each frame)."""
+    """One hash per GOP of its decoded coded planes (Y, Cb, Cr of each frame); empty without a
+    residual, from which alone they can be rebuilt."""
     kinds: str
-    """(T,) letters, ``I`` or ``P``."""
+    """(T,) letters, ``I`` or ``P``; in native clips also ``B``."""
     pts: npt.NDArray[np.int64] = field(repr=False)
     """(T,) presentation times in units of ``time_base``."""
     time_base: Fraction
@@ -52,6 +53,17 @@ class Clip:
     """(width, height) of the JPEGs."""
     first_frame: int
     """Index of the clip's first frame in its video: 0 but for later segments."""
+    chunk_starts: tuple[int, ...]
+    """Frames at which a new chunk of motion begins: every I-frame, and in native clips also in
+    the middle of long GOPs."""
+    exactness: str
+    """``exact``, or why the clip has no residual that is the codec's own."""
+    damaged_frames: tuple[int, ...] = ()
+    """Frames that may show damage of the source, rising."""
+    scene_cuts: tuple[int, ...] = ()
+    """Frames that show another scene than the one before, rising."""
+    warnings: tuple[str, ...] = ()
+    """What a user should know of this video, in words."""
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together; says which."""
@@ -69,6 +81,9 @@ class Clip:
             raise ValueError(f"{len(self.jpegs)} JPEGs for {len(self.frame_index_of_jpeg)} frames")
         if self.residual is not None and len(self.residual.planes) != num_frames:
             raise ValueError(f"{num_frames} frames but {len(self.residual.planes)} residuals")
+        starts = list(self.chunk_starts)
+        if starts[:1] != [0] or starts != sorted(set(starts)) or starts[-1] >= num_frames:
+            raise ValueError(f"chunks must start at 0 and rise below {num_frames}, got {starts}")
 
     @property
     def num_frames(self) -> int:
@@ -77,5 +92,5 @@ class Clip:
 
     @property
     def gop_starts(self) -> list[int]:
-        """Index of each I-frame; the clip begins with one."""
+        """Index of each I-frame; a clip with a residual begins with one."""
         return [index for index, kind in enumerate(self.kinds) if kind == "I"]

@@ -1,108 +1,242 @@
-"""Decode a stream to its coded planes and exported motion vectors.
+"""Decode a stream to its coded pictures and exported motion vectors, packet by packet.
 
 Only ever with one decoding thread: under frame threading FFmpeg exports wrong vectors from
 streams with B-frames, silently and differently in each run, while the pictures stay right
 (measured). Work is spread over videos instead.
+
+A packet that does not decode costs its own pictures, never the rest of the stream: decoding goes
+on, and every picture that may show the damage is marked.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import av
 import av.error
+import av.packet
 import av.video.frame
+import av.video.stream
 import numpy as np
 import numpy.typing as npt
-from av.sidedata.motionvectors import MotionVectors
+from av.sidedata.sidedata import SideDataContainer
+from av.sidedata.sidedata import Type as SideDataType
 
 from gopstream.pipeline.errors import BitstreamError
-from gopstream.pipeline.probe import best_video_stream, open_container
+from gopstream.pipeline.grid import Planes
+from gopstream.pipeline.motion import VECTOR_DTYPE
+from gopstream.pipeline.probe import MAX_PIXELS, best_video_stream, open_container
 
-
-class Planes(NamedTuple):
-    """The three planes of one coded 4:2:0 picture."""
-
-    y: npt.NDArray[np.uint8]
-    """(Hc, Wc), multiples of 16."""
-    cb: npt.NDArray[np.uint8]
-    """(Hc / 2, Wc / 2)."""
-    cr: npt.NDArray[np.uint8]
-    """(Hc / 2, Wc / 2)."""
+MAX_PACKETS_WITHOUT_PICTURE: Final = 3000
+"""A stream that goes on without yielding a picture is given up after this many packets."""
+_MAX_LISTED_FAULTS: Final = 20
 
 
 class DecodedFrame(NamedTuple):
     """One picture in presentation order."""
 
-    planes: Planes
+    picture: av.video.frame.VideoFrame
+    """The coded picture, cropping not applied."""
     kind: str
     """``I``, ``P`` or ``B``."""
     pts: int
     """Presentation time in units of the stream's time base."""
     vectors: npt.NDArray[np.void] | None
     """(K,) records, FFmpeg's AVMotionVector; None in an I-frame."""
+    is_key: bool
+    """Nothing after it, in decoding order, is predicted from anything before it."""
+    is_interlaced: bool
+    is_damaged: bool
+    """The decoder concealed something in it, or lost a packet right before it. Pictures predicted
+    from it are not marked here: see :mod:`gopstream.pipeline.damage`."""
+
+    @property
+    def planes(self) -> Planes:
+        """The planes, where FFmpeg keeps them: valid as long as ``picture`` is."""
+        return coded_planes(self.picture)
 
 
-class CodedStream(NamedTuple):
+@dataclass(slots=True)
+class CodedStream:
     """A stream being decoded."""
 
+    codec: str
+    stream_index: int
     display_width: int
     display_height: int
-    time_base: tuple[int, int]
-    """Seconds per unit of pts, as (numerator, denominator)."""
+    time_base: Fraction
+    """Seconds per unit of pts."""
     frames: Iterator[DecodedFrame]
+    faults: list[str] = field(default_factory=list)
+    """What was wrong so far, in words; grows while ``frames`` is consumed."""
 
 
 @contextmanager
-def open_coded(path: Path) -> Iterator[CodedStream]:
-    """Open a canonical stream for decoding; leaving the context closes the file.
+def open_coded(path: Path, *, with_vectors: bool = True) -> Iterator[CodedStream]:
+    """Open a video for decoding; leaving the context closes the file.
+
+    Args:
+        path: A local file.
+        with_vectors: Whether the decoder exports motion vectors.
 
     Raises:
-        BitstreamError: If the pixels are not 8-bit 4:2:0, a time stamp is missing, or the
-            stream does not decode cleanly.
+        NotAVideoError: If it is none.
+        BitstreamError: From the iterator, when the file ends before the first picture, or
+            yields no picture for very long.
     """
     with open_container(path) as container:
         stream = best_video_stream(container, path)
         context = stream.codec_context
-        display_width, display_height = context.width, context.height
+        coded = CodedStream(
+            codec=context.name,
+            stream_index=stream.index,
+            display_width=context.width,
+            display_height=context.height,
+            time_base=stream.time_base or Fraction(1, av.time_base),
+            frames=iter(()),
+        )
         context.thread_type = "NONE"
         # The container's cropping would hide coded columns and rows, which predictions read.
-        context.options = {"flags2": "+export_mvs", "apply_cropping": "0"}
-        assert stream.time_base is not None
-        time_base = (stream.time_base.numerator, stream.time_base.denominator)
-        yield CodedStream(
-            display_width, display_height, time_base, _decode_frames(container, stream, path)
-        )
+        context.options = decoder_options(with_vectors=with_vectors)
+        coded.frames = _decode_frames(container, stream, coded, path)
+        yield coded
+
+
+def decoder_options(*, with_vectors: bool) -> dict[str, str]:
+    """Return libavcodec's options: whole coded pictures, of bounded size."""
+    options = {"apply_cropping": "0", "max_pixels": str(MAX_PIXELS)}
+    return options | ({"flags2": "+export_mvs"} if with_vectors else {})
 
 
 def _decode_frames(
-    container: av.container.InputContainer, stream: av.video.stream.VideoStream, path: Path
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    coded: CodedStream,
+    path: Path,
 ) -> Iterator[DecodedFrame]:
+    clock = _Clock(stream, coded.faults)
+    num_frames = num_barren = 0
+    lost_packet = False
+    for number, packet in enumerate(_packets(container, stream, coded.faults)):
+        try:
+            pictures = packet.decode()
+        except av.error.FFmpegError as error:
+            pictures = []
+            lost_packet = True
+            add_fault(coded.faults, f"packet {number} does not decode ({error.strerror})")
+        num_barren = 0 if pictures else num_barren + 1
+        if num_barren > MAX_PACKETS_WITHOUT_PICTURE:
+            raise BitstreamError(
+                f"{path.name}: no picture came out of {num_barren} packets after frame "
+                f"{num_frames}; the stream is broken"
+            )
+        num_frames += len(pictures)
+        while pictures:
+            # Popped, so that nothing here keeps a picture alive: the decoder uses its buffer again.
+            yield _decoded_frame(pictures.pop(0), clock, lost_packet=lost_packet)
+            lost_packet = False
+    if num_frames == 0:
+        why = f": {coded.faults[0]}" if coded.faults else ""
+        raise BitstreamError(f"{path.name}: no picture decodes{why}")
+
+
+def _packets(
+    container: av.container.InputContainer,
+    stream: av.video.stream.VideoStream,
+    faults: list[str],
+) -> "Iterator[av.packet.Packet[av.video.stream.VideoStream]]":
+    """Yield packets until the file ends or cannot be read on; then the decoder is flushed."""
     try:
-        for frame in container.decode(stream):
-            yield _decoded_frame(frame, path)
+        yield from container.demux(stream)
     except av.error.FFmpegError as error:
-        raise BitstreamError(f"{path.name}: decoding failed: {error.strerror}") from error
+        # A cut file: what came before it is good.
+        add_fault(faults, f"the file cannot be read to its end ({error.strerror})")
+        yield av.packet.Packet()  # type: ignore[misc]  # an empty one belongs to no stream
 
 
-def _decoded_frame(frame: av.video.frame.VideoFrame, path: Path) -> DecodedFrame:
-    if frame.format.name not in ("yuv420p", "yuvj420p"):
+def add_fault(faults: list[str], fault: str) -> None:
+    """List a fault; after the first twenty only say that there are more."""
+    if len(faults) < _MAX_LISTED_FAULTS:
+        faults.append(fault)
+    elif len(faults) == _MAX_LISTED_FAULTS:
+        faults.append("and more")
+
+
+def _decoded_frame(
+    picture: av.video.frame.VideoFrame, clock: "_Clock", *, lost_packet: bool
+) -> DecodedFrame:
+    # Not picture.side_data, which ties picture and side data into a cycle: pictures would then
+    # pile up until Python's collector runs, a hundred of them, whatever their size.
+    side_data = SideDataContainer(picture).get(  # type: ignore[call-arg]  # the stub forgets it
+        SideDataType.MOTION_VECTORS
+    )
+    # A view of FFmpeg's own records: it keeps them, and the picture, alive.
+    vectors = None if side_data is None else np.frombuffer(side_data, VECTOR_DTYPE)
+    kind = _KINDS.get(int(picture.pict_type), "?")
+    is_damaged = lost_packet or picture.is_corrupt
+    return DecodedFrame(
+        picture=picture,
+        kind=kind,
+        pts=clock.read(picture),
+        vectors=vectors,
+        is_key=picture.key_frame,
+        is_interlaced=picture.interlaced_frame,
+        is_damaged=is_damaged,
+    )
+
+
+# AVPictureType: SI and SP switch streams and count as what they are coded like.
+_KINDS: Final = {1: "I", 2: "P", 3: "B", 4: "P", 5: "I", 6: "P", 7: "B"}
+
+
+class _Clock:
+    """Presentation times; made up from the frame rate where the file has none."""
+
+    def __init__(self, stream: av.video.stream.VideoStream, faults: list[str]) -> None:
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        time_base = stream.time_base or Fraction(1, av.time_base)
+        self._step = max(1, round(1 / (rate * time_base)))
+        self._rate = rate
+        self._faults = faults
+        self._last: int | None = None
+        self._said_missing = self._said_falling = False
+
+    def read(self, picture: av.video.frame.VideoFrame) -> int:
+        pts = picture.pts
+        if pts is None:
+            pts = 0 if self._last is None else self._last + self._step
+            if not self._said_missing:
+                self._said_missing = True
+                add_fault(
+                    self._faults,
+                    f"pictures without time stamps; they are counted at {float(self._rate):g} per "
+                    "second",
+                )
+        elif self._last is not None and pts <= self._last and not self._said_falling:
+            self._said_falling = True
+            add_fault(self._faults, "time stamps do not rise")
+        self._last = pts
+        return pts
+
+
+def coded_planes(picture: av.video.frame.VideoFrame) -> Planes:
+    """Return the planes of a 4:2:0 picture as views into FFmpeg's padded rows.
+
+    They stay valid as long as the picture lives.
+
+    Raises:
+        BitstreamError: If the pixels are not 8-bit 4:2:0.
+    """
+    if picture.format.name not in ("yuv420p", "yuvj420p"):
         raise BitstreamError(
-            f"{path.name}: pixels must be 8-bit 4:2:0 (yuv420p), got {frame.format.name}"
+            f"pixels must be 8-bit 4:2:0 (yuv420p) here, got {picture.format.name}"
         )
-    if frame.pts is None:
-        raise BitstreamError(f"{path.name}: a frame has no time stamp")
-    side_data = frame.side_data.get("MOTION_VECTORS")
-    vectors = side_data.to_ndarray() if isinstance(side_data, MotionVectors) else None
-    kind = av.video.frame.PictureType(frame.pict_type).name
-    return DecodedFrame(coded_planes(frame), kind, frame.pts, vectors)
+    return Planes(*(_view(plane) for plane in picture.planes))
 
 
-def coded_planes(frame: av.video.frame.VideoFrame) -> Planes:
-    """Copy the planes of a 4:2:0 frame out of FFmpeg's padded rows."""
-    planes = []
-    for plane in frame.planes:
-        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
-        planes.append(rows[:, : plane.width].copy())
-    return Planes(*planes)
+def _view(plane: av.video.plane.VideoPlane) -> npt.NDArray[np.uint8]:
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+    return rows[:, : plane.width]

@@ -4,32 +4,47 @@ FFmpeg exports one record per predicted block (``AVMotionVector`` in
 libavutil/motion_vector.h), never for a block smaller than 8x8. The grid therefore loses
 nothing of what is exported.
 
+:mod:`gopstream.pipeline.plain.motion` is the same in plain NumPy.
+
 Dimensions: K blocks, L reference lists, Hb = Hc / 8 and Wb = Wc / 8 blocks of the grid.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from gopstream.pipeline.errors import BitstreamError
+from gopstream.pipeline.grid import BLOCK, QUARTER_PIXELS, BlockMotion
+from gopstream.pipeline.kernel import kernel
 
-BLOCK: Final = 8
-"""Side of a grid block in pixels of the coded picture."""
-QUARTER_PIXELS: Final = 4
-"""Motion values per pixel."""
+VECTOR_DTYPE: Final = np.dtype(
+    [
+        ("source", "<i4"),
+        ("w", "u1"),
+        ("h", "u1"),
+        ("src_x", "<i2"),
+        ("src_y", "<i2"),
+        ("dst_x", "<i2"),
+        ("dst_y", "<i2"),
+        ("flags", "<u8"),
+        ("motion_x", "<i4"),
+        ("motion_y", "<i4"),
+        ("motion_scale", "<u2"),
+    ],
+    align=True,
+)
+"""``AVMotionVector``: 40 bytes, of which six are padding that FFmpeg leaves uninitialised."""
 
-_INT16 = np.iinfo(np.int16)
+_FAULTS: Final = {
+    1: "a vector points to a future frame, but the stream is to have none",
+    2: "motion_scale must be 1, 2 or 4 per pixel",
+    3: "a predicted block does not lie on the 8x8 grid",
+    4: "a predicted block lies outside of the {width}x{height} picture",
+    5: "a vector of {longest} quarter pixels exceeds int16",
+}
 
-
-class BlockMotion(NamedTuple):
-    """Motion of one frame on the grid."""
-
-    motion: npt.NDArray[np.int16]
-    """(L, Hb, Wb, 2) quarter pixels (dx, dy): the pixel (x, y) was predicted from
-    (x + dx / 4, y + dy / 4) of its reference. Zero where there is no prediction."""
-    coverage: npt.NDArray[np.uint8]
-    """(L, Hb, Wb) 1 where the block is predicted, 0 where it is not (intra, or other list)."""
+_SHOWN: Final = ("source", "w", "h", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale")
 
 
 def rasterise_vectors(
@@ -51,48 +66,51 @@ def rasterise_vectors(
     grid = (num_lists, coded_height // BLOCK, coded_width // BLOCK)
     motion = np.zeros((*grid, 2), np.int16)
     coverage = np.zeros(grid, np.uint8)
-    if vectors is None or len(vectors) == 0:
-        return BlockMotion(motion, coverage)
-    lists = np.where(vectors["source"] < 0, 0, 1)
-    if lists.max() >= num_lists:
-        raise BitstreamError("a vector points to a future frame, but the stream is to have none")
-    values = _quarter_pixels(vectors)
-    # dst is the block's centre, not its corner (libavcodec/mpegutils.c, add_mb).
-    tops = vectors["dst_y"].astype(np.int64) - vectors["h"] // 2
-    lefts = vectors["dst_x"].astype(np.int64) - vectors["w"] // 2
-    if np.any((tops % BLOCK != 0) | (lefts % BLOCK != 0)):
-        raise BitstreamError("a predicted block does not lie on the 8x8 grid")
-    # A 16x16 block covers four cells: paint cell by cell, all blocks at once.
-    for down in range(0, int(vectors["h"].max()), BLOCK):
-        for right in range(0, int(vectors["w"].max()), BLOCK):
-            has_cell = (vectors["h"] > down) & (vectors["w"] > right)
-            rows = (tops[has_cell] + down) // BLOCK
-            columns = (lefts[has_cell] + right) // BLOCK
-            _check_inside(rows, columns, grid)
-            motion[lists[has_cell], rows, columns] = values[has_cell]
-            coverage[lists[has_cell], rows, columns] = 1
+    if vectors is not None and len(vectors) > 0:
+        fault, index = _paint(vectors, motion, coverage)
+        if fault:
+            raise BitstreamError(_describe(fault, vectors[index], coded_width, coded_height))
     return BlockMotion(motion, coverage)
 
 
-def _quarter_pixels(vectors: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
-    """Return (K, 2) displacements in quarter pixels; MPEG-4 part 2 counts in half pixels."""
-    scales = vectors["motion_scale"].astype(np.int64)
-    if np.any(~np.isin(scales, (1, 2, 4))):
-        raise BitstreamError(
-            f"motion_scale must be 1, 2 or 4 per pixel, got {np.unique(scales).tolist()}"
-        )
-    # motion_x and motion_y, never src_x and src_y, which FFmpeg truncates to whole pixels.
-    values = np.stack([vectors["motion_x"], vectors["motion_y"]], axis=1).astype(np.int64)
-    values *= (QUARTER_PIXELS // scales)[:, None]
-    if values.min() < _INT16.min or values.max() > _INT16.max:
-        raise BitstreamError(f"a vector of {np.abs(values).max()} quarter pixels exceeds int16")
-    return values
+def _describe(fault: int, vector: np.void, width: int, height: int) -> str:
+    values = {name: int(vector[name]) for name in _SHOWN}
+    longest = max(abs(values["motion_x"]), abs(values["motion_y"])) * QUARTER_PIXELS
+    longest //= max(1, values["motion_scale"])
+    message = _FAULTS[fault].format(width=width, height=height, longest=longest)
+    return f"{message} (vector {', '.join(f'{name} {value}' for name, value in values.items())})"
 
 
-def _check_inside(
-    rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], grid: tuple[int, int, int]
-) -> None:
-    if np.any((rows < 0) | (rows >= grid[1]) | (columns < 0) | (columns >= grid[2])):
-        raise BitstreamError(
-            f"a predicted block lies outside of the {grid[2] * BLOCK}x{grid[1] * BLOCK} picture"
-        )
+@kernel
+def _paint(
+    vectors: npt.NDArray[np.void], motion: npt.NDArray[np.int16], coverage: npt.NDArray[np.uint8]
+) -> tuple[int, int]:
+    """Paint all vectors; returns (0, 0), or a key of ``_FAULTS`` and the vector at fault."""
+    num_lists, rows, columns = coverage.shape
+    for index in range(len(vectors)):
+        vector = vectors[index]
+        reference = 0 if vector["source"] < 0 else 1
+        if reference >= num_lists:
+            return 1, index
+        scale = int(vector["motion_scale"])
+        if scale != 4 and scale != 2 and scale != 1:
+            return 2, index
+        # motion_x and motion_y, never src_x and src_y, which FFmpeg truncates to whole pixels.
+        dx, dy = int(vector["motion_x"]) * (4 // scale), int(vector["motion_y"]) * (4 // scale)
+        if dx < -32768 or dx > 32767 or dy < -32768 or dy > 32767:
+            return 5, index
+        # dst is the block's centre, not its corner (libavcodec/mpegutils.c, add_mb).
+        height, width = int(vector["h"]), int(vector["w"])
+        top, left = int(vector["dst_y"]) - height // 2, int(vector["dst_x"]) - width // 2
+        if top & 7 or left & 7:
+            return 3, index
+        first_row, first_column = top >> 3, left >> 3
+        end_row, end_column = first_row + (height + 7) // 8, first_column + (width + 7) // 8
+        if first_row < 0 or first_column < 0 or end_row > rows or end_column > columns:
+            return 4, index
+        for row in range(first_row, end_row):
+            for column in range(first_column, end_column):
+                motion[reference, row, column, 0] = dx
+                motion[reference, row, column, 1] = dy
+                coverage[reference, row, column] = 1
+    return 0, 0

@@ -15,6 +15,9 @@ import av.video.stream
 
 from gopstream.pipeline.errors import NotAVideoError
 
+MAX_PIXELS: Final = 139_264 * 256
+"""The largest picture of H.264 (level 6.2, MaxFS in macroblocks, table A-1): 8192x4352."""
+
 # Demuxers that make a "video" of something that is none (text art, single pictures), or that
 # read other files or addresses named inside the file (playlists).
 _REFUSED_CONTAINERS: Final = frozenset(
@@ -41,6 +44,8 @@ class VideoFacts:
     sample_aspect_ratio: Fraction
     """Width of a pixel over its height; 1 when the file does not say."""
     pixel_format: str
+    may_be_interlaced: bool
+    """The stream does not promise progressive frames, or the first one is interlaced."""
     matrix: str
     """FFmpeg's name of the colour matrix; ``unspecified`` when the file does not say."""
     full_range: bool
@@ -50,6 +55,8 @@ class VideoFacts:
     num_frames_by_header: int
     """What the container claims, often 0 or wrong: never a basis for anything exact."""
 
+
+_PROGRESSIVE: Final = 1
 
 # ISO/IEC 23091-2, table 4 (MatrixCoefficients), under the names that FFmpeg's filters use.
 _MATRIX_NAMES: Final = {
@@ -144,6 +151,7 @@ def open_video(path: Path) -> VideoFacts:
             rotation=frame.rotation % 360,
             sample_aspect_ratio=stream.sample_aspect_ratio or Fraction(1),
             pixel_format=frame.format.name,
+            may_be_interlaced=frame.interlaced_frame or _field_order(stream) > _PROGRESSIVE,
             matrix=_MATRIX_NAMES.get(int(frame.colorspace), "unspecified"),
             full_range=int(frame.color_range) == 2 or frame.format.name.startswith("yuvj"),
             average_rate=Fraction(stream.average_rate or 0),
@@ -152,11 +160,17 @@ def open_video(path: Path) -> VideoFacts:
         )
 
 
+def _field_order(stream: av.video.stream.VideoStream) -> int:
+    """Return AVFieldOrder of the stream: 0 not known, 1 progressive, more interlaced."""
+    return int(getattr(stream.codec_context, "field_order", 0))
+
+
 def _first_frame(
     container: av.container.InputContainer, stream: av.video.stream.VideoStream, path: Path
 ) -> av.video.frame.VideoFrame:
     """Decode until one frame comes out; a few broken packets at the start are passed over."""
     stream.codec_context.thread_type = "NONE"
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     last_error: av.error.FFmpegError | None = None
     for packet in container.demux(stream):
         try:

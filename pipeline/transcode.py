@@ -7,7 +7,9 @@ Every option that decides bytes is fixed here, so that each machine makes the sa
 ``accurate_rnd+bitexact``.
 """
 
+import os
 import re
+import select
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -22,13 +24,18 @@ import numpy as np
 import numpy.typing as npt
 
 from gopstream.pipeline.errors import TranscodeError
-from gopstream.pipeline.probe import VideoFacts
+from gopstream.pipeline.probe import MAX_PIXELS, VideoFacts
 
-_SCALER_FLAGS: Final = "bicubic+accurate_rnd+bitexact"
+SCALER_FLAGS: Final = "bicubic+accurate_rnd+bitexact"
 _X264_PARAMS: Final = "weightp=0:no-deblock=1:partitions=p8x8,i8x8,i4x4:cpu-independent=1"
 # Matrices that the canonical stream may keep. Anything else, RGB for one, becomes BT.601.
 KEPT_MATRICES: Final = ("bt709", "fcc", "bt470bg", "smpte170m", "smpte240m", "bt2020nc")
 _MAX_SIDE: Final = 16384
+SIZE_CHANGE: Final = "video parameters changed"
+"""Words of FFmpeg's message when size or pixel format change in the middle of a stream."""
+STALL_SECONDS: Final = 120.0
+"""FFmpeg is given up when it has not handed over a single byte for so long."""
+_MESSAGE_BYTES: Final = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +121,22 @@ def canonical_command(
     """Return the whole FFmpeg command line; raw pictures (I420) go to its standard output."""
     width, height = canonical_size(facts, canonical.short_side)
     # FFmpeg itself turns rotated pictures upright before the first filter.
-    source = ffmpeg.input(f"file:{facts.path.absolute()}", threads=1, protocol_whitelist="file")
+    source = ffmpeg.input(
+        f"file:{facts.path.absolute()}",
+        threads=1,
+        protocol_whitelist="file",
+        max_pixels=MAX_PIXELS,
+    )
+    pictures = source[str(facts.stream_index)]
+    if facts.may_be_interlaced:
+        # Only frames that are marked as interlaced are touched, and none is added.
+        pictures = pictures.filter("bwdif", mode="send_frame", deint="interlaced")
     pictures = (
-        source[str(facts.stream_index)]
-        .filter(
+        pictures.filter(
             "scale",
             width,
             height,
-            flags=_SCALER_FLAGS,
+            flags=SCALER_FLAGS,
             out_color_matrix=canonical_matrix(facts),
             out_range="tv",
         )
@@ -148,13 +163,19 @@ def canonical_command(
     )
     raw = ffmpeg.output(pictures[1], "pipe:1", format="rawvideo", **passthrough)
     command: list[str] = ffmpeg.compile(ffmpeg.merge_outputs(encoded, raw), cmd=binary)
-    quiet = ["-nostdin", "-hide_banner", "-loglevel", "error", "-bitexact", "-y"]
+    quiet = ["-nostdin", "-hide_banner", "-loglevel", "level+info", "-nostats", "-bitexact", "-y"]
     one_thread = ["-filter_threads", "1", "-filter_complex_threads", "1"]
     return [command[0], *quiet, *one_thread, *command[1:]]
 
 
 def transcode_frames(
-    facts: VideoFacts, stream_path: Path, *, canonical: CanonicalFormat, binary: str
+    facts: VideoFacts,
+    stream_path: Path,
+    *,
+    canonical: CanonicalFormat,
+    binary: str,
+    complaints: list[str] | None = None,
+    stall_seconds: float = STALL_SECONDS,
 ) -> Iterator[npt.NDArray[np.uint8]]:
     """Write the canonical stream and yield the scaled source pictures that went into it.
 
@@ -165,13 +186,16 @@ def transcode_frames(
         stream_path: Where the canonical stream goes (NUT, which keeps any time base).
         canonical: Size, quality and GOP.
         binary: The FFmpeg binary.
+        complaints: Receives what FFmpeg said of a source that it could decode nevertheless.
+        stall_seconds: FFmpeg is stopped when no byte has come for so long.
 
     Yields:
         (H * 3 / 2, W) uint8, I420: Y, then Cb, then Cr, limited range, in the colour matrix of
-        :func:`canonical_matrix`.
+        :func:`canonical_matrix`. The memory is used again for the next picture but one.
 
     Raises:
-        TranscodeError: If FFmpeg fails or yields no picture; the message holds its last words.
+        TranscodeError: If FFmpeg fails, stalls or yields no picture; the message holds its last
+            words.
     """
     width, height = canonical_size(facts, canonical.short_side)
     command = canonical_command(facts, stream_path, canonical=canonical, binary=binary)
@@ -180,27 +204,75 @@ def transcode_frames(
     with tempfile.TemporaryFile() as messages:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages)
         assert process.stdout is not None
+        # Two, so that the one before stays valid while a caller compares.
+        buffers = [bytearray(num_bytes), bytearray(num_bytes)]
         try:
-            while len(picture := process.stdout.read(num_bytes)) == num_bytes:
+            while True:
+                picture = buffers[num_frames % 2]
+                num_read = _read_whole(process.stdout.fileno(), picture, stall_seconds)
+                if num_read != num_bytes:
+                    break
                 num_frames += 1
                 yield np.frombuffer(picture, np.uint8).reshape(height * 3 // 2, width)
             process.stdout.close()
-            status = process.wait()
+            status = process.wait(stall_seconds)
+        except (TimeoutError, subprocess.TimeoutExpired) as error:
+            raise TranscodeError(
+                f"{facts.path.name}: no progress for {stall_seconds:g} s after {num_frames} "
+                "frames; FFmpeg was stopped"
+            ) from error
         finally:
             # Also reached when the caller gives up: no FFmpeg may outlive us.
             process.kill()
             process.wait()
             process.stdout.close()
-        if status != 0 or picture or num_frames == 0:
+        if status != 0 or num_read or num_frames == 0:
             said = last_words(messages) or "it said nothing"
             raise TranscodeError(
                 f"{facts.path.name}: FFmpeg ended with status {status} after {num_frames} frames: "
                 f"{said}"
             )
+        if complaints is not None:
+            complaints += [line for line in _lines(messages) if _is_complaint(line)]
+
+
+def _read_whole(descriptor: int, buffer: bytearray, stall_seconds: float) -> int:
+    """Fill a buffer from a pipe; returns how much came before its end.
+
+    Raises:
+        TimeoutError: If nothing comes for ``stall_seconds``.
+    """
+    view = memoryview(buffer)
+    done = 0
+    while done < len(buffer):
+        if not select.select([descriptor], [], [], stall_seconds)[0]:
+            raise TimeoutError
+        num_read = os.readv(descriptor, [view[done:]])
+        if num_read == 0:
+            break
+        done += num_read
+    return done
 
 
 def last_words(messages: IO[bytes], *, num_lines: int = 3) -> str:
     """Return the end of FFmpeg's error output, without addresses that differ per run."""
+    lines = [line for line in _lines(messages) if "[error]" in line or "[fatal]" in line]
+    return "; ".join(re.sub(r"\[(error|fatal)\] ?", "", line) for line in lines[-num_lines:])
+
+
+def _lines(messages: IO[bytes]) -> list[str]:
+    """Return the first and the last 64 KB of FFmpeg's messages, as lines without addresses."""
+    size = messages.seek(0, os.SEEK_END)
     messages.seek(0)
-    lines = messages.read().decode(errors="replace").strip().splitlines()
-    return "; ".join(re.sub(r" @ 0x[0-9a-f]+", "", line) for line in lines[-num_lines:])
+    text = messages.read(_MESSAGE_BYTES)
+    if size > 2 * _MESSAGE_BYTES:
+        messages.seek(size - _MESSAGE_BYTES)
+        text += b"\n"
+    text += messages.read(_MESSAGE_BYTES)
+    clean = re.sub(r" @ 0x[0-9a-f]+", "", text.decode(errors="replace"))
+    return [line for line in clean.splitlines() if line.strip()]
+
+
+def _is_complaint(line: str) -> bool:
+    """Tell whether a message of FFmpeg is about the source's pictures, not about taste."""
+    return any(word in line for word in ("[error]", "[fatal]", "corrupt", SIZE_CHANGE))

@@ -1,0 +1,64 @@
+"""Which frames show damage: those that the decoder complains of, and what is predicted from them.
+
+H.264 has no checksums. A damaged packet is noticed where the bits stop making sense, and whatever
+was decoded from it is then used to predict other pictures, up to the next key frame.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from gopstream.pipeline.decode import DecodedFrame, open_coded
+from gopstream.pipeline.errors import BitstreamError
+
+
+@dataclass(slots=True)
+class DamageSpread:
+    """Follows damage through a stream, frame by frame in presentation order.
+
+    Damage spreads from a frame to all that follow, until a key frame. B-frames that are shown
+    right before a damaged frame were predicted from it too. Frames shown before the first key
+    frame lack what they were predicted from: the beginning was cut off.
+    """
+
+    flags: list[bool] = field(default_factory=list)
+    """Per frame so far: whether it may show damage. A B-frame's flag may still rise."""
+    _is_tainted: bool = True  # until a key frame shows that all of the past is there
+    _num_trailing_b: int = 0
+
+    def add(self, frame: DecodedFrame) -> None:
+        """Take the next frame."""
+        if frame.kind == "B":
+            self.flags.append(self._is_tainted or frame.is_damaged)
+            self._num_trailing_b += 1
+            return
+        if frame.is_damaged and self._num_trailing_b:
+            self.flags[-self._num_trailing_b :] = [True] * self._num_trailing_b
+        self._num_trailing_b = 0
+        self._is_tainted = frame.is_damaged or (self._is_tainted and not frame.is_key)
+        self.flags.append(self._is_tainted)
+
+
+class Diagnosis(NamedTuple):
+    """What is wrong with a source that can be decoded nevertheless."""
+
+    damaged: list[bool]
+    """Per decoded frame, in presentation order."""
+    faults: list[str]
+    """In words."""
+
+
+def diagnose(path: Path) -> Diagnosis:
+    """Decode a video only to learn which of its frames are damaged.
+
+    Raises:
+        NotAVideoError: If it is none.
+    """
+    spread = DamageSpread()
+    with open_coded(path, with_vectors=False) as stream:
+        try:
+            for frame in stream.frames:
+                spread.add(frame)
+        except BitstreamError as error:
+            stream.faults.append(str(error))
+        return Diagnosis(spread.flags, stream.faults)

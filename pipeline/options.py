@@ -1,0 +1,58 @@
+"""What a user chooses of an extraction."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from gopstream.pipeline.transcode import CanonicalFormat
+
+PLANES: Final = ("frames", "motion", "residual")
+FRAMES_PER_BEAT: Final = 25
+"""How many frames lie between two calls of a progress function."""
+
+OnProgress = Callable[[], None]
+"""Called every few frames; may raise to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractionOptions:
+    """What is extracted from each video, and how."""
+
+    canonical: CanonicalFormat = CanonicalFormat()
+    """In native mode only its short side counts, for the stored frames."""
+    mode: Literal["canonical", "native"] = "canonical"
+    """Re-encode, so that motion and residual are exact; or take what the stream has."""
+    planes: tuple[str, ...] = PLANES
+    """Which of ``frames``, ``motion`` and ``residual``; motion is always extracted."""
+    quality: int = 90
+    """JPEG quality of the stored frames, 1 to 100."""
+    frame_stride: int = 1
+    """Store every n-th frame as JPEG; motion and residual are kept for each frame."""
+    segment_frames: int = 300
+    """A longer video becomes several clips of this many frames (rounded to whole GOPs)."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        if self.mode not in ("canonical", "native"):
+            raise ValueError(f"mode must be canonical or native, got {self.mode!r}")
+        unknown = [plane for plane in self.planes if plane not in PLANES]
+        if unknown or "motion" not in self.planes:
+            raise ValueError(
+                f"planes must be motion and any of frames, residual; got {', '.join(self.planes)}"
+            )
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality must be between 1 and 100, got {self.quality}")
+        if self.frame_stride < 1:
+            raise ValueError(f"frame stride must be at least 1, got {self.frame_stride}")
+        if self.segment_frames < self.canonical.gop:
+            raise ValueError(
+                f"a segment must hold at least one GOP of {self.canonical.gop} frames, "
+                f"got {self.segment_frames}"
+            )
+
+    @property
+    def frames_per_segment(self) -> int:
+        """``segment_frames``; in canonical mode rounded down to whole GOPs."""
+        if self.mode == "native":
+            return self.segment_frames
+        return self.segment_frames // self.canonical.gop * self.canonical.gop
