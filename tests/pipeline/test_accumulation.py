@@ -2,8 +2,10 @@
 
 import math
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 from gopstream.pipeline.accumulation import accumulate, step_motion
 
@@ -49,7 +51,7 @@ class Loop:
             target = np.array([x, y]) + back[y, x]
             if back_valid[y, x] and self.inside(target):
                 cell = self.nearest(target)
-                moved[cell], hit[cell], valid[cell] = -back[y, x], True, True
+                moved[cell], hit[cell], valid[cell] = -back[y, x], True, self.inside(cell[::-1])
         for y, x in self.cells():
             if hit[y, x]:
                 continue
@@ -60,7 +62,8 @@ class Loop:
             cell = self.nearest(p + found)
             close = np.abs(found + back[cell]).max() <= 0.5 / 8  # half a pixel
             moved[y, x] = found
-            valid[y, x] = self.inside(p + found) and back_valid[cell] and close
+            inside = self.inside(p) and self.inside(p + found)
+            valid[y, x] = inside and back_valid[cell] and close
         return moved, valid
 
 
@@ -74,7 +77,20 @@ def constant(num_frames, vector, rows=6, columns=8):
     return np.broadcast_to(np.array(vector, np.int16), (num_frames, rows, columns, 2)).copy()
 
 
+def random_stream(seed, *, num_frames=9, rows=4, columns=5, gop=4, longest=48):
+    """Motion with intra blocks, I-frames and scene cuts, one of them at an I-frame."""
+    rng = np.random.default_rng(seed)
+    motion = rng.integers(-longest, longest + 1, (num_frames, rows, columns, 2)).astype(np.int16)
+    coverage = (rng.random((num_frames, rows, columns)) < 0.85).astype(np.uint8)
+    is_intra = np.arange(num_frames) % gop == 0
+    coverage[is_intra] = 0
+    motion[coverage == 0] = 0
+    cuts = rng.random(num_frames) < 0.15
+    return motion, coverage, is_intra, cuts
+
+
 def assert_equals_loop(step, samples, size):
+    """``size`` is (width, height) of the picture in cells."""
     result = accumulate(step, samples, display_size=(8 * size[0], 8 * size[1]))
     loop = Loop(step.steps, step.valid, size)
     for group, frames in enumerate(samples.tolist()):
@@ -139,28 +155,6 @@ def test_of_two_blocks_from_one_place_the_larger_motion_wins():
     assert result.valid[0, 0, 1, 2, 3]
 
 
-def test_an_intra_frame_takes_the_motion_of_the_next_frame_and_is_marked():
-    motion, coverage = constant(4, (-8, 4)), np.ones((4, 6, 8), np.uint8)
-    motion[2], coverage[2] = 0, 0
-    motion[3] = (12, 0)
-    coverage[3, 0, 0] = 0
-    motion[3, 0, 0] = 0
-    step = step_motion(motion, coverage, np.array([False, False, True, False]))
-    np.testing.assert_array_equal(step.steps[2], step.steps[3])
-    np.testing.assert_array_equal(step.valid[2], step.valid[3])
-    assert not step.valid[2, 0, 0]
-    assert step.valid[2].sum() == 47
-    assert step.extrapolated.tolist() == [False, False, True, False]
-
-
-def test_the_last_intra_frame_takes_the_motion_of_the_frame_before():
-    motion, coverage = constant(3, (-8, 4)), np.ones((3, 6, 8), np.uint8)
-    motion[2], coverage[2] = 0, 0
-    step = step_motion(motion, coverage, np.array([False, False, True]))
-    np.testing.assert_array_equal(step.steps[2], step.steps[1])
-    assert step.valid[2].all()
-
-
 def test_a_pair_is_extrapolated_only_with_an_intra_frame_on_the_way():
     step = predicted_frames(constant(6, (0, 0)))
     step.extrapolated[3] = True
@@ -169,41 +163,6 @@ def test_a_pair_is_extrapolated_only_with_an_intra_frame_on_the_way():
     for i, t in enumerate(frames):
         for j, u in enumerate(frames):
             assert pairs[i, j] == (min(t, u) < 3 <= max(t, u)), (t, u)
-
-
-def test_a_scene_cut_separates_all_pairs_across_it():
-    coverage = np.ones((5, 6, 8), np.uint8)
-    coverage[3].reshape(-1)[:29] = 0  # 29 of 48 blocks are more than 60 %
-    motion = constant(5, (0, 0))
-    step = step_motion(motion, coverage, np.zeros(5, bool))
-    valid = accumulate(step, np.array([[1, 2, 3, 4]]), display_size=(64, 48)).valid[0]
-    assert not valid[:2, 2:].any()
-    assert not valid[2:, :2].any()
-    assert valid[:2, :2].all()
-    assert valid[2:, 2:].all()
-
-
-def test_an_intra_block_takes_the_median_of_its_neighbours_and_stays_invalid():
-    motion, coverage = constant(1, (0, 0)), np.ones((1, 6, 8), np.uint8)
-    motion[0, 1, 2], motion[0, 3, 2], motion[0, 2, 1], motion[0, 2, 3] = (
-        (32, 0),
-        (64, 8),
-        (96, -8),
-        (320, 16),
-    )
-    coverage[0, 2, 2] = 0
-    step = step_motion(motion, coverage, np.zeros(1, bool))
-    np.testing.assert_array_equal(step.steps[0, 2, 2] * CELL, [80, 4])
-    assert not step.valid[0, 2, 2]
-    assert step.valid[0].sum() == 47
-
-
-def test_an_intra_block_in_a_corner_uses_the_neighbours_it_has():
-    motion, coverage = constant(1, (0, 0)), np.ones((1, 6, 8), np.uint8)
-    motion[0, 0, 1] = (10, 20)
-    coverage[0, 0, 0] = coverage[0, 1, 0] = 0
-    step = step_motion(motion, coverage, np.zeros(1, bool))
-    np.testing.assert_array_equal(step.steps[0, 0, 0] * CELL, [10, 20])
 
 
 def test_repeated_samples_have_no_motion_between_them():
@@ -222,3 +181,123 @@ def test_samples_outside_of_the_window_are_refused(samples):
 def test_falling_samples_are_refused():
     with pytest.raises(ValueError, match="must not fall"):
         accumulate(predicted_frames(constant(5, (0, 0))), np.array([[3, 2]]), display_size=(64, 48))
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    gop=st.sampled_from([1, 3, 4, 12]),
+    longest=st.sampled_from([3, 8, 30, 300]),
+    short=st.tuples(st.integers(0, 15), st.integers(0, 15)),
+    samples=st.lists(st.integers(0, 8), min_size=1, max_size=4).map(sorted),
+)
+def test_whole_streams_equal_the_loop(seed, gop, longest, short, samples):
+    """GOPs, cuts, intra blocks, pictures that end inside a block, repeated samples."""
+    motion, coverage, is_intra, cuts = random_stream(seed, gop=gop, longest=longest)
+    step = step_motion(motion, coverage, is_intra, scene_cuts=cuts)
+    size = (5 - short[0] / 8, 4 - short[1] / 8)
+    assert_equals_loop(step, np.array([samples]), size)
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 2**32 - 1), frames=st.tuples(*[st.integers(0, 6)] * 3).map(sorted))
+def test_motion_composes_over_any_frame_on_the_way(seed, frames):
+    """MD(t, t'') = MD(t, t') + MD(t', t'')(p + MD(t, t')), exact for whole cells."""
+    rng = np.random.default_rng(seed)
+    step = predicted_frames(rng.integers(-2, 3, (7, 6, 8, 2)) * CELL)
+    result = accumulate(step, np.array([frames]), display_size=(64, 48))
+    moved, valid = result.displacement[0], result.valid[0]
+    for y, x in np.argwhere(valid[2, 1]):
+        dx, dy = (moved[2, 1, y, x] / 8).astype(int)
+        np.testing.assert_array_equal(
+            moved[2, 0, y, x], moved[2, 1, y, x] + moved[1, 0, y + dy, x + dx]
+        )
+        assert valid[2, 0, y, x] == valid[1, 0, y + dy, x + dx]
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_mirrored_stream_gives_mirrored_motion(seed):
+    """Exact for whole cells, backwards; forwards equal lengths are settled by place."""
+    motion = np.random.default_rng(seed).integers(-2, 3, (4, 5, 6, 2)) * CELL
+    mirrored = motion[:, :, ::-1] * np.array([-1, 1])
+    samples = np.array([[0, 1, 3]])
+    one = accumulate(predicted_frames(motion), samples, display_size=(48, 40))
+    two = accumulate(predicted_frames(mirrored), samples, display_size=(48, 40))
+    for later, earlier in ((1, 0), (2, 0), (2, 1)):
+        at = (0, later, earlier)
+        np.testing.assert_array_equal(
+            two.displacement[at], one.displacement[at][:, ::-1] * np.array([-1, 1], np.float32)
+        )
+        np.testing.assert_array_equal(two.valid[at], one.valid[at][:, ::-1])
+
+
+def test_constant_motion_is_followed_through_every_gop():
+    motion, coverage = constant(30, (-4, 4)), np.ones((30, 6, 8), np.uint8)
+    is_intra = np.arange(30) % 6 == 0
+    motion[is_intra], coverage[is_intra] = 0, 0
+    step = step_motion(motion, coverage, is_intra)
+    result = accumulate(step, np.array([[0, 5, 17, 24]]), display_size=(64, 48))
+    for i, t in enumerate((0, 5, 17, 24)):
+        for j, u in enumerate((0, 5, 17, 24)):
+            valid = result.valid[0, i, j]
+            assert valid.any()
+            np.testing.assert_array_equal(
+                result.displacement[0, i, j][valid], [[u - t, t - u]] * valid.sum()
+            )
+    assert result.extrapolated[0].tolist() == [
+        [False, False, True, True],
+        [False, False, True, True],
+        [True, True, False, True],
+        [True, True, True, False],
+    ]
+
+
+def test_what_has_left_the_picture_stays_invalid_when_it_comes_back():
+    motion = constant(3, (0, 0))
+    motion[2, :, 0], motion[1, :, 0] = (-CELL, 0), (CELL, 0)
+    result = accumulate(predicted_frames(motion), np.array([[0, 2]]), display_size=(64, 48))
+    assert not result.displacement[0, 1, 0, :, 0].any()
+    assert not result.valid[0, 1, 0, :, 0].any()
+    assert result.valid[0, 1, 0, :, 1:].all()
+
+
+def test_a_block_whose_centre_is_not_in_the_picture_is_never_valid():
+    """340 pixels of 352: the block at 336 would be written to from the left."""
+    motion = constant(2, (-CELL // 4, 0))
+    result = accumulate(predicted_frames(motion), np.array([[0, 1]]), display_size=(60, 48))
+    assert not result.valid[..., 7].any()
+    assert result.valid[0, 0, 1, :, :7].all()
+
+
+def test_of_two_motions_of_one_length_the_later_block_wins():
+    motion = constant(2, (0, 0))
+    motion[1, 2, 2], motion[1, 2, 4] = (CELL, 0), (-CELL, 0)  # both came from column 3
+    result = accumulate(predicted_frames(motion), np.array([[0, 1]]), display_size=(64, 48))
+    assert result.displacement[0, 0, 1, 2, 3].tolist() == [8.0, 0.0]
+
+
+def test_the_larger_motion_wins_however_large():
+    """Squares of 2**32 that differ by less than float32 can tell are told apart."""
+    motion = constant(2, (0, 0), 2, 1024)
+    motion[1, 0, 0] = (1023 * CELL, CELL // 2)
+    motion[1, 1, 0] = (1023 * CELL, CELL // 2 - 1)
+    step = predicted_frames(motion)
+    result = accumulate(step, np.array([[0, 1]]), display_size=(8192, 16))
+    assert result.displacement[0, 0, 1, 1, 1023].tolist() == [-8184.0, -4.0]
+
+
+@pytest.mark.parametrize(("quarters", "agrees"), [(16, True), (15, False)])
+def test_an_inverse_may_be_off_by_half_a_pixel_and_no_more(quarters, agrees):
+    """No block comes from place 1; the iteration ends between motions of 18 and fewer quarters."""
+    motion = constant(2, (0, 0), 1, 5)
+    motion[1, 0, :, 0] = (-34, 18, quarters, 6, -26)
+    result = accumulate(predicted_frames(motion), np.array([[0, 1]]), display_size=(40, 8))
+    assert result.valid[0, 0, 1, 0, 1] == agrees
+
+
+def test_steps_finer_than_the_vectors_are_refused():
+    step = predicted_frames(constant(3, (0, 0)))
+    step.steps[1, 2, 3, 0] = 0.001
+    with pytest.raises(ValueError, match="multiples of 1/64 cell"):
+        accumulate(step, np.array([[0, 2]]), display_size=(64, 48))
