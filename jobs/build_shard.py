@@ -17,10 +17,12 @@ import numpy as np
 
 import gopstream
 from gopstream.jobs.plan import PlannedShard, PlannedVideo
+from gopstream.jobs.worker_pool import ItemFault, Reporter
 from gopstream.pipeline.clip import Clip
 from gopstream.pipeline.errors import BitstreamError, NotAVideoError, TranscodeError
-from gopstream.pipeline.extract import ExtractionOptions, extract_segments
-from gopstream.pipeline.motion import QUARTER_PIXELS
+from gopstream.pipeline.extract import extract_segments
+from gopstream.pipeline.grid import QUARTER_PIXELS
+from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.probe import VideoFacts, open_video
 from gopstream.pipeline.transcode import ffmpeg_version
 from gopstream.shards.layout import sample_key
@@ -43,40 +45,54 @@ class ShardTask:
     ffmpeg_binary: str
 
 
-def build_shard(task: ShardTask, on_video: Callable[[bool], None]) -> None:
+def build_shard(task: ShardTask, reporter: Reporter, faults: Mapping[int, ItemFault]) -> None:
     """Extract the videos of a shard and publish it.
 
     Args:
         task: The shard.
-        on_video: Called after each video with whether it succeeded; may raise to stop.
+        reporter: Hears of each video, and of progress within it; may raise to stop.
+        faults: By position in the shard, videos that an earlier worker did not survive; they
+            are recorded as failed and not touched.
     """
     rows = []
     with_residual = "residual" in task.options.planes
     with ShardWriter(task.folder, task.shard.name, with_residual=with_residual) as writer:
-        for video in task.shard.videos:
-            row = _add_video(writer, video, task)
+        for position, video in enumerate(task.shard.videos):
+            if (fault := faults.get(position)) is not None:
+                row = _video_row(video) | _failure("extract", fault.error, fault.message)
+            else:
+                reporter.started(position)
+                row = _add_video(writer, video, task, beat=reporter.beat)
             rows.append(row)
-            on_video(row["status"] == "done")
+            reporter.finished(position, succeeded=row["status"] == "done")
         writer.publish(rows)
 
 
-def _add_video(writer: ShardWriter, video: PlannedVideo, task: ShardTask) -> dict[str, Any]:
+def _video_row(video: PlannedVideo) -> dict[str, Any]:
+    return {"video": video.index, "source": video.name, "label": video.label}
+
+
+def _failure(stage: str, error: str, message: str) -> dict[str, Any]:
+    return {"status": "failed", "stage": stage, "error": error, "message": message}
+
+
+def _add_video(
+    writer: ShardWriter, video: PlannedVideo, task: ShardTask, *, beat: Callable[[], None]
+) -> dict[str, Any]:
     """Add one video's samples; returns its row of the report."""
-    row = {"video": video.index, "source": video.name, "label": video.label}
-    path = task.videos / video.name
+    row, path, samples = _video_row(video), task.videos / video.name, []
     try:
         with writer.all_or_nothing():
-            samples = list(_add_segments(writer, video, path, task))
+            for sample in _add_segments(writer, video, path, task):
+                samples.append(sample)
+                beat()
     except Exception as error:  # the job's boundary: whatever it is becomes a row
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise  # the disk's fault, not the video's
-        return row | {
-            "status": "failed",
-            "stage": _stage(error),
-            "error": type(error).__name__,
-            "message": str(error).replace(str(task.videos), "").lstrip("/"),
-        }
-    return row | {"status": "done", "samples": samples}
+        message = str(error).replace(str(task.videos), "").lstrip("/")
+        return row | _failure(_stage(error), type(error).__name__, message)
+    warnings = sorted({warning for sample in samples for warning in sample.pop("warnings")})
+    return row | {"status": "done", "warnings": warnings, "samples": samples}
 
 
 def _stage(error: Exception) -> str:
@@ -174,7 +190,10 @@ def _sample_row(clip: Clip, facts: VideoFacts) -> dict[str, Any]:
         "zero_residual_share": None
         if clip.residual is None
         else round(clip.residual.zero_share, 6),
-        "exactness": None if clip.residual is None else "exact",
+        "exactness": clip.exactness,
+        "damaged_frames": len(clip.damaged_frames),
+        "scene_cuts": len(clip.scene_cuts),
+        "warnings": list(clip.warnings),
     }
 
 
@@ -183,4 +202,6 @@ def settings_of(options: ExtractionOptions) -> dict[str, Any]:
     content = asdict(options)
     canonical = content.pop("canonical")
     content.pop("planes")
-    return {"mode": "canonical", **canonical, **content}
+    if options.mode == "native":
+        canonical = {"short_side": canonical["short_side"]}
+    return {"mode": content.pop("mode"), **canonical, **content}

@@ -5,18 +5,10 @@ is complete.
 """
 
 import json
-import multiprocessing
-import os
-import signal
-import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from hashlib import file_digest
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from gopstream.jobs.build_shard import ShardTask, build_shard, settings_of
-from gopstream.jobs.console import Advance, progress
+from gopstream.jobs.console import progress
 from gopstream.jobs.plan import PlannedShard, check_same_plan, make_plan, save_plan
+from gopstream.jobs.worker_pool import DEFAULT_STALL_SECONDS, WorkerError, run_tasks
 from gopstream.pipeline.annotations.record import VideoList, VideoRecord
 from gopstream.pipeline.errors import AnnotationError
-from gopstream.pipeline.extract import ExtractionOptions
+from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.transcode import ffmpeg_version
 from gopstream.shards.dataset_files import (
     DatasetFacts,
@@ -78,6 +71,7 @@ def preprocess(
     workers: int,
     ffmpeg_binary: str,
     limit: int | None = None,
+    stall_seconds: float = DEFAULT_STALL_SECONDS,
 ) -> list[SplitOutcome]:
     """Make or continue the shards of all splits of a list.
 
@@ -91,11 +85,13 @@ def preprocess(
         workers: Number of processes; each makes whole shards.
         ffmpeg_binary: The FFmpeg to transcode with.
         limit: Take only so many videos of each split, after the shuffle.
+        stall_seconds: A video without any progress for so long is stopped and recorded as failed,
+            as is one that kills its worker process.
 
     Raises:
         SettingsError: If ``out`` holds something else; nothing is written then.
         AnnotationError: If a split's name cannot be a folder, or there is no video.
-        ShardError: If a worker died.
+        ShardError: If workers died and no video was at fault.
     """
     ffmpeg_version(ffmpeg_binary)
     facts = _dataset_facts(out, video_list, options)
@@ -124,7 +120,7 @@ def preprocess(
             for shard in plan
             if not (out / split / report_name(shard.name)).exists()
         ]
-    _run(tasks, workers)
+    _run(tasks, workers=workers, stall_seconds=stall_seconds)
     return [_finish_split(out, split, plan, facts) for split, plan in plans.items()]
 
 
@@ -174,84 +170,32 @@ def _plan_split(
     return plan
 
 
-class _Stopped(Exception):
-    """The worker was asked to stop between two videos."""
-
-
-_state: tuple["Queue[bool]", Event] | None = None
-
-
-def _start_worker(events: "Queue[bool]", stop: Event) -> None:
-    global _state  # noqa: PLW0603 - an executor's initializer has no other place to put it
-    _state = (events, stop)
-    # Ctrl-C reaches the whole process group; the parent alone decides what happens then.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """End this worker when its parent has been killed.
-
-    A worker waits for work on a queue whose other end it holds too, so that it would wait for
-    ever, or write beside a second run of the same command.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _work(task: ShardTask) -> None:
-    assert _state is not None
-    events, stop = _state
-
-    def on_video(succeeded: bool) -> None:
-        events.put(succeeded)
-        if stop.is_set():
-            raise _Stopped
-
-    build_shard(task, on_video)
-
-
-def _run(tasks: Sequence[ShardTask], workers: int) -> None:
+def _run(tasks: Sequence[ShardTask], *, workers: int, stall_seconds: float) -> None:
     """Make the shards in worker processes, each with one decoding thread."""
     if not tasks:
         return
-    context = multiprocessing.get_context("spawn")
-    events: Queue[bool] = context.Queue()
-    stop = context.Event()
+    num_failed = 0
     total = sum(len(task.shard.videos) for task in tasks)
-    with (
-        progress("sharding", total=total, unit="videos") as advance,
-        ProcessPoolExecutor(
-            min(workers, len(tasks)), context, initializer=_start_worker, initargs=(events, stop)
-        ) as pool,
-    ):
-        counter = threading.Thread(target=_count_events, args=(events, advance, total))
-        counter.daemon = True
-        counter.start()
-        futures = [pool.submit(_work, task) for task in tasks]
+    with progress("sharding", total=total, unit="videos") as advance:
+
+        def on_video(succeeded: bool) -> None:
+            nonlocal num_failed
+            num_failed += not succeeded
+            advance(note=f"{num_failed} failed" if num_failed else "")
+
         try:
-            for future in futures:
-                future.result()
-        except BrokenProcessPool as error:
+            run_tasks(
+                tasks,
+                build_shard,
+                workers=workers,
+                stall_seconds=stall_seconds,
+                on_item=on_video,
+            )
+        except WorkerError as error:
             raise ShardError(
-                "a worker process was killed (out of memory?); finished shards are kept: run the "
-                "same command again to continue, with fewer --workers perhaps"
+                f"{error} (out of memory?); finished shards are kept: run the same command again "
+                "to continue, with fewer --workers perhaps"
             ) from error
-        except BaseException:
-            # Also for Ctrl-C: let each worker end its video, then leave its shard unpublished.
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-        counter.join()
-
-
-def _count_events(events: "Queue[bool]", advance: Advance, total: int) -> None:
-    failed = 0
-    for _ in range(total):
-        failed += not events.get()
-        advance(note=f"{failed} failed" if failed else "")
 
 
 def _finish_split(
@@ -325,6 +269,8 @@ _SAMPLE_COLUMNS = pa.schema(
         ("predicted_share", pa.float64()),
         ("zero_residual_share", pa.float64()),
         ("exactness", pa.string()),
+        ("damaged_frames", pa.int32()),
+        ("scene_cuts", pa.int32()),
     ]
 )
 

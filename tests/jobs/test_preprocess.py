@@ -9,6 +9,7 @@ import sys
 import time
 import wave
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pyarrow.parquet
@@ -19,9 +20,10 @@ from gopstream.jobs.cli import main
 from gopstream.jobs.demo_videos import write_demo_videos
 from gopstream.jobs.plan import make_plan
 from gopstream.jobs.preprocess import preprocess, settings_of
+from gopstream.jobs.worker_pool import ItemFault, Reporter
 from gopstream.pipeline.annotations import read_annotations
 from gopstream.pipeline.errors import BitstreamError
-from gopstream.pipeline.extract import ExtractionOptions
+from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.transcode import CanonicalFormat, default_ffmpeg
 from gopstream.shards.dataset_files import load_manifest
 from gopstream.shards.errors import SettingsError
@@ -31,14 +33,13 @@ OPTIONS = ExtractionOptions(canonical=CanonicalFormat(short_side=64))
 
 
 def make(videos, root, *, split="train", options=OPTIONS, annotations=None, workers=1, **others):
-    chosen = {"videos_per_shard": None, "seed": 0, "limit": None} | others
+    chosen = {"videos_per_shard": None, "seed": 0, "ffmpeg_binary": default_ffmpeg()} | others
     return preprocess(
         videos,
         root,
         video_list=read_annotations(videos, annotations=annotations, dataset=None, split=split),
         options=options,
         workers=workers,
-        ffmpeg_binary=default_ffmpeg(),
         **chosen,
     )
 
@@ -167,14 +168,16 @@ def test_interrupted_job_stops_and_says_so(videos, tmp_path):
     try:
         while process.poll() is None and not list(out.glob("train/*.report.jsonl")):
             time.sleep(0.005)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # as the terminal does
         _, said = process.communicate(timeout=120)  # only so that a failure is not a hang
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130
     assert b"stopped; what was finished is kept" in said
+    assert b"Traceback" not in said
     assert not (out / "train" / "manifest.json").exists()
+    assert not list(out.rglob("*.partial"))  # the workers left; they were not killed
 
 
 def alive(pids):
@@ -211,6 +214,73 @@ def test_workers_die_with_their_parent(videos, tmp_path):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+# Goes between us and FFmpeg; what it does to its parent, a worker, depends on the video's name.
+TREACHEROUS_FFMPEG = """#!/bin/sh
+case "$*" in
+*/segv*) kill -SEGV $PPID ;;
+*/hang.mp4*) echo $$ > {folder}/pid; exec sleep 1000 ;;
+*/oom.mp4*) if mkdir {folder}/killed 2> /dev/null; then kill -KILL $PPID; fi ;;
+esac
+exec {ffmpeg} "$@"
+"""
+
+
+@pytest.fixture
+def treacherous_ffmpeg(tmp_path):
+    folder = tmp_path / "between"
+    folder.mkdir()
+    script = folder / "ffmpeg"
+    script.write_text(TREACHEROUS_FFMPEG.format(folder=folder, ffmpeg=default_ffmpeg()))
+    script.chmod(0o755)
+    return str(script)
+
+
+def copy_videos(videos, folder, *names):
+    folder.mkdir()
+    for name, kind in zip(names, sorted((videos / "train").iterdir()), strict=False):
+        shutil.copy(kind / "0000.mp4", folder / name)
+    return folder
+
+
+def test_video_that_kills_its_worker_stops_nothing(videos, tmp_path, treacherous_ffmpeg):
+    names = ("a.mp4", "b.mp4", "segv.mp4", "c.mp4", "segv2.mp4")
+    flat = copy_videos(videos, tmp_path / "flat", *names)
+    one, two = tmp_path / "one", tmp_path / "two"
+    others = {"ffmpeg_binary": treacherous_ffmpeg, "videos_per_shard": 3}
+    make(flat, one, workers=1, **others)
+    failures = failures_of(one)
+    assert failures.keys() == {"segv.mp4", "segv2.mp4"}
+    for row in failures.values():
+        assert (row["status"], row["stage"], row["error"]) == ("failed", "extract", "CrashedError")
+        assert row["message"] == "this video killed the worker process: SIGSEGV"
+    dataset = ShardDataset(one, "train")
+    sources = [dataset.read_json(i)["source"]["name"] for i in range(len(dataset))]
+    assert sorted(sources) == ["a.mp4", "b.mp4", "c.mp4"]
+    make(flat, two, workers=2, **others)
+    assert hashes(two) == hashes(one)
+
+
+def test_video_that_hangs_is_stopped(videos, tmp_path, treacherous_ffmpeg):
+    flat = copy_videos(videos, tmp_path / "flat", "a.mp4", "hang.mp4", "b.mp4")
+    root = tmp_path / "set"
+    others = {"ffmpeg_binary": treacherous_ffmpeg, "videos_per_shard": 3}
+    make(flat, root, stall_seconds=5.0, **others)
+    (row,) = failures_of(root).values()
+    assert (row["source"], row["stage"], row["error"]) == ("hang.mp4", "extract", "StalledError")
+    assert row["message"] == "no progress for 5 s; the decoder was stopped"
+    assert len(ShardDataset(root, "train")) == 2
+    assert not alive([int((tmp_path / "between" / "pid").read_text())])
+
+
+def test_worker_killed_once_changes_no_byte(videos, tmp_path, treacherous_ffmpeg):
+    """As when memory ran out because of its neighbours."""
+    flat = copy_videos(videos, tmp_path / "flat", "a.mp4", "oom.mp4", "b.mp4")
+    make(flat, tmp_path / "plain")
+    make(flat, tmp_path / "killed", ffmpeg_binary=treacherous_ffmpeg)
+    assert (tmp_path / "between" / "killed").exists()
+    assert hashes(tmp_path / "killed") == hashes(tmp_path / "plain")
 
 
 @pytest.mark.parametrize(
@@ -258,6 +328,27 @@ def test_csv_with_split_and_more_columns(videos, tmp_path):
     assert failures_of(root, "test") == {}
 
 
+def one_shard(videos, out, options=OPTIONS):
+    """Return the task of one shard with the eight videos."""
+    folder = videos / "train"
+    found = read_annotations(folder, annotations=None, dataset=None, split="train")
+    (shard,) = make_plan(found.records, classes=found.classes, videos_per_shard=8, seed=0)
+    settings = settings_of(options)
+    return builder.ShardTask(shard, folder, out, "train", options, settings, default_ffmpeg())
+
+
+def said_while_building(task, faults):
+    """Build a shard; return what its reporter said."""
+    near, far = Pipe()
+    builder.build_shard(task, Reporter(near, beat_seconds=0.0), faults)
+    near.close()
+    said = []
+    with contextlib.suppress(EOFError):
+        while True:
+            said.append(far.recv())
+    return said
+
+
 def test_video_that_breaks_midway_leaves_nothing(videos, tmp_path, monkeypatch):
     """Its first segment is already written when the second one fails."""
     true_extract = builder.extract_segments
@@ -269,17 +360,32 @@ def test_video_that_breaks_midway_leaves_nothing(videos, tmp_path, monkeypatch):
             yield clip
 
     monkeypatch.setattr(builder, "extract_segments", extract)
-    options = replace(OPTIONS, segment_frames=12)
-    folder, listed = videos / "train", []
-    found = read_annotations(folder, annotations=None, dataset=None, split="train")
-    (shard,) = make_plan(found.records, classes=found.classes, videos_per_shard=8, seed=0)
-    task = builder.ShardTask(
-        shard, folder, tmp_path, "train", options, settings_of(options), default_ffmpeg()
-    )
-    builder.build_shard(task, listed.append)
-    assert sorted(listed) == [False] + [True] * 7
+    task = one_shard(videos, tmp_path, replace(OPTIONS, segment_frames=12))
+    said = said_while_building(task, {})
+    assert sorted(value[1] for kind, value in said if kind == "finished") == [False] + [True] * 7
     rows = [json.loads(line) for line in (tmp_path / "000000.report.jsonl").open()]
     (broken,) = [row for row in rows if row["status"] == "failed"]
     assert (broken["source"], broken["stage"]) == ("zoom_in/0000.mp4", "decode")
     assert sum(len(row.get("samples", [])) for row in rows) == 14
     assert b"zoom_in" not in (tmp_path / "000000.tar").read_bytes()
+
+
+def test_excluded_video_is_not_touched(videos, tmp_path):
+    task = one_shard(videos, tmp_path)
+    said = said_while_building(task, {1: ItemFault("StalledError", "no progress")})
+    assert [value for kind, value in said if kind == "started"] == [0, 2, 3, 4, 5, 6, 7]
+    finished = [value for kind, value in said if kind == "finished"]
+    assert finished == [(position, position != 1) for position in range(8)]
+    # A long video must be heard of at least at each sample.
+    assert [kind for kind, _ in said].count("beat") >= 7
+    rows = [json.loads(line) for line in (tmp_path / "000000.report.jsonl").open()]
+    (failed,) = [row for row in rows if row["status"] == "failed"]
+    assert failed == {
+        "video": 1,
+        "source": task.shard.videos[1].name,
+        "label": task.shard.videos[1].label,
+        "status": "failed",
+        "stage": "extract",
+        "error": "StalledError",
+        "message": "no progress",
+    }
