@@ -1,0 +1,1 @@
+"""Streams with known vectors, against which any extractor can be checked."""
