@@ -78,7 +78,7 @@ def shard(
     from gopstream.jobs.preprocess import preprocess
     from gopstream.jobs.summaries import shard_summary
     from gopstream.pipeline.annotations import read_annotations
-    from gopstream.pipeline.extract import ExtractionOptions
+    from gopstream.pipeline.options import ExtractionOptions
     from gopstream.pipeline.transcode import CanonicalFormat
 
     if not videos.is_dir():

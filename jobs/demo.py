@@ -25,7 +25,7 @@ from gopstream.jobs.inspection.contact_sheet import write_contact_sheet
 from gopstream.jobs.preprocess import preprocess
 from gopstream.jobs.verify import verify_dataset
 from gopstream.pipeline.annotations import read_annotations
-from gopstream.pipeline.extract import ExtractionOptions
+from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.transcode import CanonicalFormat, ffmpeg_version
 from gopstream.shards.dataset_files import load_manifest
 from gopstream.shards.reader import ShardDataset

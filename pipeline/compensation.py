@@ -30,7 +30,9 @@ _BUFFER: Final = 24 * 24
 
 Samples = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
-Buffers = tuple[Floats, ...]
+Buffers = tuple[Floats, Floats, Floats, Floats]
+Area = tuple[int, int, int, int]
+"""Top, left, height and width in samples."""
 
 
 def predict_planes(
@@ -66,14 +68,31 @@ def predict_planes(
     return predicted
 
 
-def flat_rows(plane: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], int]:
-    """Return a plane as a flat array that starts at its first sample, and the samples per row."""
-    row, sample = plane.strides
-    if sample != 1 or row < plane.shape[1]:
-        plane = np.ascontiguousarray(plane)
-        row = plane.shape[1]
-    num_samples = (plane.shape[0] - 1) * row + plane.shape[1]
-    return np.lib.stride_tricks.as_strided(plane, (num_samples,), (1,), writeable=False), row
+def flat_rows(plane: Samples) -> tuple[Samples, int]:
+    """Return a plane as a flat array that starts at its first sample, and the samples per row.
+
+    Nothing is copied where rows lie side by side, or where the plane is the visible part of a
+    flat buffer with padded rows, as FFmpeg's are.
+    """
+    if plane.flags.c_contiguous:
+        return plane.reshape(-1), plane.shape[1]
+    buffer = plane.base
+    if (
+        isinstance(buffer, np.ndarray)
+        and buffer.ndim == 1
+        and buffer.dtype == np.uint8
+        and buffer.flags.c_contiguous
+        and plane.strides[1] == 1
+        and plane.strides[0] > 0
+        and buffer.__array_interface__["data"][0] == plane.__array_interface__["data"][0]
+    ):
+        return buffer, plane.strides[0]
+    return np.ascontiguousarray(plane).reshape(-1), plane.shape[1]
+
+
+# How a macroblock divides into blocks of equal prediction, bits: 16x16, 16x8, 8x16, 8x8.
+_HALVED_DOWN: Final = 1
+_HALVED_ACROSS: Final = 2
 
 
 @kernel
@@ -84,45 +103,93 @@ def _predict_luma(
     motion: npt.NDArray[np.int16],
     coverage: Samples,
 ) -> None:
-    patch, sums = np.empty(_BUFFER, np.float32), np.empty(_BUFFER, np.float32)
-    first, second = np.empty(_BUFFER, np.float32), np.empty(_BUFFER, np.float32)
-    buffers = (patch, sums, first, second)
+    buffers = _new_buffers()
     for row in range(0, coverage.shape[0], 2):
         for column in range(0, coverage.shape[1], 2):
-            if _is_uniform(motion, coverage, row, column):
-                dx, dy = int(motion[row, column, 0]), int(motion[row, column, 1])
-                top, left = row * 8, column * 8
-                _luma_block(reference, stride, predicted, top, left, 16, dx, dy, buffers)
-                continue
-            for r in range(row, row + 2):
-                for c in range(column, column + 2):
+            shape = _shape_of(motion, coverage, row, column)
+            down, right = _steps(shape)
+            for r in range(row, row + 2, down):
+                for c in range(column, column + 2, right):
+                    area = (r * 8, c * 8, down * 8, right * 8)
                     if coverage[r, c] == 0:
-                        _fill_block(predicted, r * 8, c * 8, 8)
+                        _fill_block(predicted, area)
                         continue
                     dx, dy = int(motion[r, c, 0]), int(motion[r, c, 1])
-                    _luma_block(reference, stride, predicted, r * 8, c * 8, 8, dx, dy, buffers)
+                    _luma_block(reference, stride, predicted, area, dx, dy, buffers)
 
 
 @kernel
-def _is_uniform(motion: npt.NDArray[np.int16], coverage: Samples, row: int, column: int) -> bool:
-    """Tell whether a macroblock is predicted whole, by one vector."""
+def _predict_chroma(
+    reference: Samples,
+    stride: int,
+    predicted: Samples,
+    motion: npt.NDArray[np.int16],
+    coverage: Samples,
+) -> None:
+    buffers = _new_buffers()
+    for row in range(0, coverage.shape[0], 2):
+        for column in range(0, coverage.shape[1], 2):
+            shape = _shape_of(motion, coverage, row, column)
+            down, right = _steps(shape)
+            for r in range(row, row + 2, down):
+                for c in range(column, column + 2, right):
+                    area = (r * 4, c * 4, down * 4, right * 4)
+                    if coverage[r, c] == 0:
+                        _fill_block(predicted, area)
+                        continue
+                    dx, dy = int(motion[r, c, 0]), int(motion[r, c, 1])
+                    _chroma_block(reference, stride, predicted, area, dx, dy, buffers)
+
+
+@kernel
+def _new_buffers() -> Buffers:
+    """Return a patch, sums, and two intermediate results.
+
+    Zeros, since loops run over unused samples too, and leftovers of memory may be denormal
+    numbers, which are a hundred times slower.
+    """
+    return (
+        np.zeros(_BUFFER, np.float32),
+        np.zeros(_BUFFER, np.float32),
+        np.zeros(_BUFFER, np.float32),
+        np.zeros(_BUFFER, np.float32),
+    )
+
+
+@kernel
+def _steps(shape: int) -> tuple[int, int]:
+    """Return the cells, down and across, of the blocks of a macroblock."""
+    return (1 if shape & _HALVED_DOWN else 2), (1 if shape & _HALVED_ACROSS else 2)
+
+
+@kernel
+def _shape_of(motion: npt.NDArray[np.int16], coverage: Samples, row: int, column: int) -> int:
+    """Return how few blocks of equal prediction a macroblock divides into."""
     r, c = np.uintp(row), np.uintp(column)
     down, right = np.uintp(row + 1), np.uintp(column + 1)
     x, y = np.uintp(0), np.uintp(1)
-    covered = coverage[r, c] & coverage[r, right] & coverage[down, c] & coverage[down, right]
-    differs = (motion[r, c, x] ^ motion[r, right, x]) | (motion[r, c, y] ^ motion[r, right, y])
-    differs |= (motion[r, c, x] ^ motion[down, c, x]) | (motion[r, c, y] ^ motion[down, c, y])
-    differs |= motion[r, c, x] ^ motion[down, right, x]
-    differs |= motion[r, c, y] ^ motion[down, right, y]
-    return covered != 0 and differs == 0
+    upper = (motion[r, c, x] ^ motion[r, right, x]) | (motion[r, c, y] ^ motion[r, right, y])
+    upper |= coverage[r, c] ^ coverage[r, right]
+    lower = motion[down, c, x] ^ motion[down, right, x]
+    lower |= motion[down, c, y] ^ motion[down, right, y]
+    lower |= coverage[down, c] ^ coverage[down, right]
+    left = (motion[r, c, x] ^ motion[down, c, x]) | (motion[r, c, y] ^ motion[down, c, y])
+    left |= coverage[r, c] ^ coverage[down, c]
+    if upper == 0 and lower == 0:
+        return 0 if left == 0 else _HALVED_DOWN
+    across = motion[r, right, x] ^ motion[down, right, x]
+    across |= motion[r, right, y] ^ motion[down, right, y]
+    across |= coverage[r, right] ^ coverage[down, right]
+    return _HALVED_ACROSS if left == 0 and across == 0 else _HALVED_DOWN | _HALVED_ACROSS
 
 
 @kernel
-def _fill_block(plane: Samples, top: int, left: int, side: int) -> None:
+def _fill_block(plane: Samples, area: Area) -> None:
+    top, left, height, width = area
     target = plane.reshape(-1)
-    for i in range(side):
+    for i in range(height):
         write = np.uintp((top + i) * plane.shape[1] + left)
-        for j in range(side):
+        for j in range(width):
             target[write + np.uintp(j)] = INTRA_PREDICTION
 
 
@@ -131,26 +198,25 @@ def _luma_block(
     reference: Samples,
     stride: int,
     predicted: Samples,
-    top: int,
-    left: int,
-    side: int,
+    area: Area,
     dx: int,
     dy: int,
     buffers: Buffers,
 ) -> None:
     """Interpolate one block; letters as in figure 8-4 of the standard."""
+    top, left, height, width = area
     fx, fy = dx & 3, dy & 3
     y, x = top + (dy >> 2), left + (dx >> 2)
-    if fx == 0 and fy == 0 and _is_inside(predicted, y, x, side, side):
-        _copy_block(reference, y * stride + x, stride, predicted, top, left, side)
+    if fx == 0 and fy == 0 and _is_inside(predicted, y, x, height, width):
+        _copy_block(reference, y * stride + x, stride, predicted, area)
         return
     patch, sums, first, second = buffers
-    step = side + 8
-    size = side * step
-    _gather(reference, stride, predicted, y - 2, x - 2, side + 5, patch, step)
+    step = width + 8
+    size = height * step
+    _gather(reference, stride, predicted, y - 2, x - 2, height + 5, width + 5, patch, step)
     at = 2 * step + 2
     if fx == 0 and fy == 0:
-        _store(patch, at, step, predicted, top, left, side)
+        _store(patch, at, step, predicted, area)
         return
     if fx == 0:  # d, h, n
         _half(patch, at, step, first, size)
@@ -173,7 +239,36 @@ def _luma_block(
         elif fx != 2:
             _half(patch, at + (fx >> 1), step, second, size)
             _average(first, second, 0, size)
-    _store(first, 0, step, predicted, top, left, side)
+    _store(first, 0, step, predicted, area)
+
+
+@kernel
+def _chroma_block(
+    reference: Samples,
+    stride: int,
+    predicted: Samples,
+    area: Area,
+    dx: int,
+    dy: int,
+    buffers: Buffers,
+) -> None:
+    """Interpolate one block bilinearly, equation 8-266; a luma quarter is a chroma eighth."""
+    top, left, height, width = area
+    fx, fy = dx & 7, dy & 7
+    y, x = top + (dy >> 3), left + (dx >> 3)
+    if fx == 0 and fy == 0 and _is_inside(predicted, y, x, height, width):
+        _copy_block(reference, y * stride + x, stride, predicted, area)
+        return
+    patch, result = buffers[0], buffers[1]
+    step = width + 8
+    _gather(reference, stride, predicted, y, x, height + 1, width + 1, patch, step)
+    a, b = np.float32((8 - fx) * (8 - fy)), np.float32(fx * (8 - fy))
+    c, d = np.float32((8 - fx) * fy), np.float32(fx * fy)
+    right, below, both = patch[1:], patch[step:], patch[step + 1 :]
+    for k in range(height * step):
+        total = a * patch[k] + b * right[k] + c * below[k] + d * both[k]
+        result[k] = np.floor((total + np.float32(32)) * np.float32(1 / 64))
+    _store(result, 0, step, predicted, area)
 
 
 @kernel
@@ -187,16 +282,14 @@ def _copy_block(
     start: int,
     stride: int,
     plane: Samples,
-    top: int,
-    left: int,
-    side: int,
+    area: Area,
 ) -> None:
+    top, left, height, width = area
     target = plane.reshape(-1)
-    width = plane.shape[1]
-    for i in range(side):
+    for i in range(height):
         # Unsigned positions spare the test for Python's negative ones.
-        read, write = np.uintp(start + i * stride), np.uintp((top + i) * width + left)
-        for j in range(side):
+        read, write = np.uintp(start + i * stride), np.uintp((top + i) * plane.shape[1] + left)
+        for j in range(width):
             target[write + np.uintp(j)] = source[read + np.uintp(j)]
 
 
@@ -207,22 +300,29 @@ def _gather(
     plane: Samples,
     y: int,
     x: int,
-    side: int,
+    height: int,
+    width: int,
     patch: Floats,
     step: int,
 ) -> None:
-    """Copy ``side`` x ``side`` samples from (y, x) on; beyond the picture its border repeats."""
-    height, width = plane.shape
-    if _is_inside(plane, y, x, side, side):
-        for i in range(side):
+    """Copy ``height`` x ``width`` samples from (y, x) on; outside, the picture's border repeats."""
+    if _is_inside(plane, y, x, height, width):
+        for i in range(height):
             read, write = np.uintp((y + i) * stride + x), np.uintp(i * step)
-            for j in range(side):
+            for j in range(width):
                 patch[write + np.uintp(j)] = np.float32(np.int32(source[read + np.uintp(j)]))
         return
-    for i in range(side):
-        start = min(max(y + i, 0), height - 1) * stride
-        for j in range(side):
-            patch[i * step + j] = source[start + min(max(x + j, 0), width - 1)]
+    num_left = min(max(-x, 0), width)
+    end = min(max(plane.shape[1] - x, 0), width)
+    for i in range(height):
+        line = min(max(y + i, 0), plane.shape[0] - 1) * stride
+        read, write = np.uintp(line + x), np.uintp(i * step)
+        for j in range(num_left):
+            patch[write + np.uintp(j)] = source[line]
+        for j in range(num_left, end):
+            patch[write + np.uintp(j)] = np.float32(np.int32(source[read + np.uintp(j)]))
+        for j in range(end, width):
+            patch[write + np.uintp(j)] = source[line + plane.shape[1] - 1]
 
 
 @kernel
@@ -231,15 +331,13 @@ def _store(
     start: int,
     step: int,
     plane: Samples,
-    top: int,
-    left: int,
-    side: int,
+    area: Area,
 ) -> None:
+    top, left, height, width = area
     target = plane.reshape(-1)
-    width = plane.shape[1]
-    for i in range(side):
-        read, write = np.uintp(start + i * step), np.uintp((top + i) * width + left)
-        for j in range(side):
+    for i in range(height):
+        read, write = np.uintp(start + i * step), np.uintp((top + i) * plane.shape[1] + left)
+        for j in range(width):
             target[write + np.uintp(j)] = np.uint8(np.int32(values[read + np.uintp(j)]))
 
 
@@ -294,58 +392,3 @@ def _average(result: Floats, other: Floats, at: int, size: int) -> None:
     shifted = other[at:]
     for k in range(size):
         result[k] = np.floor((result[k] + shifted[k] + np.float32(1)) * np.float32(0.5))
-
-
-@kernel
-def _predict_chroma(
-    reference: Samples,
-    stride: int,
-    predicted: Samples,
-    motion: npt.NDArray[np.int16],
-    coverage: Samples,
-) -> None:
-    buffers = np.empty(_BUFFER, np.float32), np.empty(_BUFFER, np.float32)
-    for row in range(0, coverage.shape[0], 2):
-        for column in range(0, coverage.shape[1], 2):
-            if _is_uniform(motion, coverage, row, column):
-                dx, dy = int(motion[row, column, 0]), int(motion[row, column, 1])
-                top, left = row * 4, column * 4
-                _chroma_block(reference, stride, predicted, top, left, 8, dx, dy, buffers)
-                continue
-            for r in range(row, row + 2):
-                for c in range(column, column + 2):
-                    if coverage[r, c] == 0:
-                        _fill_block(predicted, r * 4, c * 4, 4)
-                        continue
-                    dx, dy = int(motion[r, c, 0]), int(motion[r, c, 1])
-                    _chroma_block(reference, stride, predicted, r * 4, c * 4, 4, dx, dy, buffers)
-
-
-@kernel
-def _chroma_block(
-    reference: Samples,
-    stride: int,
-    predicted: Samples,
-    top: int,
-    left: int,
-    side: int,
-    dx: int,
-    dy: int,
-    buffers: Buffers,
-) -> None:
-    """Interpolate one block bilinearly, equation 8-266; a luma quarter is a chroma eighth."""
-    fx, fy = dx & 7, dy & 7
-    y, x = top + (dy >> 3), left + (dx >> 3)
-    if fx == 0 and fy == 0 and _is_inside(predicted, y, x, side, side):
-        _copy_block(reference, y * stride + x, stride, predicted, top, left, side)
-        return
-    patch, result = buffers
-    step = side + 8
-    _gather(reference, stride, predicted, y, x, side + 1, patch, step)
-    a, b = np.float32((8 - fx) * (8 - fy)), np.float32(fx * (8 - fy))
-    c, d = np.float32((8 - fx) * fy), np.float32(fx * fy)
-    right, below, both = patch[1:], patch[step:], patch[step + 1 :]
-    for k in range(side * step):
-        total = a * patch[k] + b * right[k] + c * below[k] + d * both[k]
-        result[k] = np.floor((total + np.float32(32)) * np.float32(1 / 64))
-    _store(result, 0, step, predicted, top, left, side)

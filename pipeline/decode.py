@@ -8,12 +8,12 @@ A packet that does not decode costs its own pictures, never the rest of the stre
 on, and every picture that may show the damage is marked.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import av
 import av.error
@@ -33,6 +33,10 @@ from gopstream.pipeline.probe import MAX_PIXELS, best_video_stream, open_contain
 MAX_PACKETS_WITHOUT_PICTURE: Final = 3000
 """A stream that goes on without yielding a picture is given up after this many packets."""
 _MAX_LISTED_FAULTS: Final = 20
+
+
+if TYPE_CHECKING:
+    VideoPacket = av.packet.Packet[av.video.stream.VideoStream]  # generic in the stubs alone
 
 
 class DecodedFrame(NamedTuple):
@@ -75,12 +79,19 @@ class CodedStream:
 
 
 @contextmanager
-def open_coded(path: Path, *, with_vectors: bool = True) -> Iterator[CodedStream]:
+def open_coded(
+    path: Path,
+    *,
+    with_vectors: bool = True,
+    on_packet: "Callable[[VideoPacket], None] | None" = None,
+) -> Iterator[CodedStream]:
     """Open a video for decoding; leaving the context closes the file.
 
     Args:
         path: A local file.
         with_vectors: Whether the decoder exports motion vectors.
+        on_packet: Called with each packet before it is decoded, in the stream's order; not with
+            the empty one at the end.
 
     Raises:
         NotAVideoError: If it is none.
@@ -101,7 +112,7 @@ def open_coded(path: Path, *, with_vectors: bool = True) -> Iterator[CodedStream
         context.thread_type = "NONE"
         # The container's cropping would hide coded columns and rows, which predictions read.
         context.options = decoder_options(with_vectors=with_vectors)
-        coded.frames = _decode_frames(container, stream, coded, path)
+        coded.frames = _decode_frames(container, stream, coded, path=path, on_packet=on_packet)
         yield coded
 
 
@@ -115,12 +126,16 @@ def _decode_frames(
     container: av.container.InputContainer,
     stream: av.video.stream.VideoStream,
     coded: CodedStream,
+    *,
     path: Path,
+    on_packet: "Callable[[VideoPacket], None] | None",
 ) -> Iterator[DecodedFrame]:
     clock = _Clock(stream, coded.faults)
     num_frames = num_barren = 0
     lost_packet = False
     for number, packet in enumerate(_packets(container, stream, coded.faults)):
+        if on_packet is not None and packet.size:
+            on_packet(packet)
         try:
             pictures = packet.decode()
         except av.error.FFmpegError as error:
@@ -147,7 +162,7 @@ def _packets(
     container: av.container.InputContainer,
     stream: av.video.stream.VideoStream,
     faults: list[str],
-) -> "Iterator[av.packet.Packet[av.video.stream.VideoStream]]":
+) -> "Iterator[VideoPacket]":
     """Yield packets until the file ends or cannot be read on; then the decoder is flushed."""
     try:
         yield from container.demux(stream)

@@ -3,6 +3,8 @@
 A JPEG file is full-range BT.601. Video is mostly limited range, and BT.709 above standard
 definition; writing its planes as they are costs 13 dB. The conversion is done on the 4:2:0
 planes themselves, in integers: chroma is never resampled, and each machine gets the same bytes.
+
+:mod:`gopstream.pipeline.plain.jpeg` is the conversion in plain NumPy.
 """
 
 from functools import cache
@@ -11,6 +13,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
+
+from gopstream.pipeline.kernel import kernel
 
 # Kr and Kb of each matrix: ITU-T H.273, table 4 (MatrixCoefficients).
 _LUMA_WEIGHTS: Final = {
@@ -21,7 +25,10 @@ _LUMA_WEIGHTS: Final = {
     "smpte240m": (0.212, 0.087),
     "bt2020nc": (0.2627, 0.0593),
 }
-_SHIFT: Final = 14
+SHIFT: Final = 14
+"""Binary places of the weights."""
+
+Samples = npt.NDArray[np.uint8]
 
 
 def encode_frame(picture: npt.NDArray[np.uint8], *, matrix: str, quality: int) -> bytes:
@@ -62,30 +69,64 @@ def to_jpeg_colours(
     """
     width = picture.shape[1]
     height = picture.shape[0] * 2 // 3
-    chroma_shape = (height // 2, width // 2)
-    flat = picture.reshape(-1)
-    num_luma, num_chroma = height * width, height * width // 4
-    luma = picture[:height].astype(np.int32) - 16
-    cb = flat[num_luma : num_luma + num_chroma].reshape(chroma_shape).astype(np.int32) - 128
-    cr = flat[num_luma + num_chroma :].reshape(chroma_shape).astype(np.int32) - 128
-    weights = _conversion_weights(matrix)
-    out_luma = luma * weights[0, 0]
-    if weights[0, 1] or weights[0, 2]:
-        correction = cb * weights[0, 1] + cr * weights[0, 2]
-        out_luma += np.repeat(np.repeat(correction, 2, axis=0), 2, axis=1)
-    out_cb = cb * weights[1, 1] + cr * weights[1, 2]
-    out_cr = cb * weights[2, 1] + cr * weights[2, 2]
-    return _round(out_luma, 0), _round(out_cb, 128), _round(out_cr, 128)
+    y = np.empty((height, width), np.uint8)
+    cb = np.empty((height // 2, width // 2), np.uint8)
+    cr = np.empty_like(cb)
+    _convert(np.ascontiguousarray(picture).reshape(-1), conversion_weights(matrix), y, cb, cr)
+    return y, cb, cr
 
 
-def _round(values: npt.NDArray[np.int32], offset: int) -> npt.NDArray[np.uint8]:
-    rounded = ((values + (1 << (_SHIFT - 1))) >> _SHIFT) + offset
-    clipped: npt.NDArray[np.int32] = np.clip(rounded, 0, 255)
-    return clipped.astype(np.uint8)
+@kernel
+def _convert(
+    picture: Samples,
+    weights: npt.NDArray[np.int32],
+    y: Samples,
+    cb: Samples,
+    cr: Samples,
+) -> None:
+    """Convert one picture; sums stay below 2^24, so that float32 holds them exactly."""
+    height, width = y.shape
+    num_luma, num_chroma = y.size, cb.size
+    scale = np.float32(weights[0, 0])
+    luma_cb, luma_cr = np.float32(weights[0, 1]), np.float32(weights[0, 2])
+    for row in range(height):
+        start, target = row * width, y[row]
+        for column in range(width):
+            target[column] = _rounded(scale * _sample(picture, start + column, 16), 0)
+        if luma_cb != 0 or luma_cr != 0:
+            chroma = num_luma + row // 2 * (width // 2)
+            for column in range(width):
+                at = chroma + column // 2
+                value = scale * _sample(picture, start + column, 16)
+                value += luma_cb * _sample(picture, at, 128)
+                value += luma_cr * _sample(picture, at + num_chroma, 128)
+                target[column] = _rounded(value, 0)
+    flat_cb, flat_cr = cb.reshape(-1), cr.reshape(-1)
+    for i in range(num_chroma):
+        blue = _sample(picture, num_luma + i, 128)
+        red = _sample(picture, num_luma + num_chroma + i, 128)
+        flat_cb[i] = _rounded(
+            np.float32(weights[1, 1]) * blue + np.float32(weights[1, 2]) * red, 128
+        )
+        flat_cr[i] = _rounded(
+            np.float32(weights[2, 1]) * blue + np.float32(weights[2, 2]) * red, 128
+        )
+
+
+@kernel
+def _sample(picture: Samples, at: int, middle: int) -> np.float32:
+    return np.float32(picture[np.uintp(at)]) - np.float32(middle)
+
+
+@kernel
+def _rounded(value: np.float32, offset: int) -> np.uint8:
+    value = np.floor((value + np.float32(1 << (SHIFT - 1))) * np.float32(1 / (1 << SHIFT)))
+    value += np.float32(offset)
+    return np.uint8(np.int32(min(max(value, np.float32(0)), np.float32(255))))
 
 
 @cache
-def _conversion_weights(matrix: str) -> npt.NDArray[np.int32]:
+def conversion_weights(matrix: str) -> npt.NDArray[np.int32]:
     """Return the (3, 3) fixed-point map of (Y - 16, Cb - 128, Cr - 128) to full-range BT.601.
 
     Its first column is (a, 0, 0) for every matrix: grey stays grey, so that chroma needs no
@@ -95,7 +136,7 @@ def _conversion_weights(matrix: str) -> npt.NDArray[np.int32]:
     weights = _from_rgb(*_LUMA_WEIGHTS["smpte170m"]) @ np.linalg.inv(
         _from_rgb(*_LUMA_WEIGHTS[matrix])
     )
-    return np.round(weights @ limited * (1 << _SHIFT)).astype(np.int32)
+    return np.round(weights @ limited * (1 << SHIFT)).astype(np.int32)
 
 
 def _from_rgb(red: float, blue: float) -> npt.NDArray[np.float64]:

@@ -22,6 +22,12 @@ MAIN_TAR: Final = 0
 RESIDUAL_TAR: Final = 1
 PIECE_PLANES: Final = ("frames", "motion", "coverage", "residual")
 
+# Bits of frame_flags.
+INTRA_FRAME: Final = 1
+BIDIRECTIONAL_FRAME: Final = 2
+SCENE_CUT: Final = 4
+DAMAGED: Final = 8
+
 
 @dataclass(frozen=True, slots=True)
 class PieceTable:
@@ -59,6 +65,9 @@ class ShardIndex:
     """(N, 4) x, y, width, height."""
     frame_size: npt.NDArray[np.int32]
     """(N, 2) width, height of the JPEGs."""
+    frame_flags: npt.NDArray[np.uint8]
+    """(sum of T,) bits of every frame, sample after sample: INTRA_FRAME, BIDIRECTIONAL_FRAME,
+    SCENE_CUT (another scene than in the frame before), DAMAGED."""
     member_names: npt.NDArray[np.bytes_]
     """(K,) suffixes that ``member_kind`` counts."""
     member_sample: npt.NDArray[np.int32]
@@ -123,9 +132,20 @@ def load_index(path: Path) -> ShardIndex:
             f"{FORMAT_VERSION}"
         )
     try:
+        if "frame_flags" not in arrays:
+            arrays["frame_flags"] = _flags_from_chunks(arrays)
         return _from_arrays(arrays)
     except KeyError as error:
         raise FormatError(f"{path}: the index lacks {error}") from error
+
+
+def _flags_from_chunks(arrays: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint8]:
+    """Return the flags of an early index that has none: each chunk begins with an I-frame."""
+    flags = np.zeros(int(arrays["num_frames"].sum()), np.uint8)
+    starts = np.cumsum(arrays["num_frames"]) - arrays["num_frames"]
+    num_chunks = np.diff(arrays["motion.start"])
+    flags[np.repeat(starts, num_chunks) + arrays["motion.first_frame"]] = INTRA_FRAME
+    return flags
 
 
 def _from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> ShardIndex:

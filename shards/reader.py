@@ -18,7 +18,15 @@ import numpy.typing as npt
 from gopstream.shards.dataset_files import DatasetFacts, Manifest, load_dataset, load_manifest
 from gopstream.shards.encoding import decode_chunk
 from gopstream.shards.errors import DamageError, FormatError, ShardError
-from gopstream.shards.index import MAIN_TAR, RESIDUAL_TAR, ShardIndex, load_index
+from gopstream.shards.index import (
+    BIDIRECTIONAL_FRAME,
+    INTRA_FRAME,
+    MAIN_TAR,
+    RESIDUAL_TAR,
+    SCENE_CUT,
+    ShardIndex,
+    load_index,
+)
 from gopstream.shards.layout import JSON_MEMBER, RESIDUAL_JSON_MEMBER, index_name, tar_name
 
 
@@ -33,6 +41,10 @@ class MotionWindow(NamedTuple):
     """(N, L, Hb, Wb)."""
     is_intra_frame: npt.NDArray[np.bool_]
     """(N,)."""
+    is_bidirectional: npt.NDArray[np.bool_]
+    """(N,) True at B-frames."""
+    is_scene_cut: npt.NDArray[np.bool_]
+    """(N,) True where a frame shows another scene than the one before it."""
 
 
 class SampleFacts(NamedTuple):
@@ -154,15 +166,29 @@ class ShardDataset:
         pieces = self._pieces_of(row, "motion", first, last)
         motion = [self._chunk(row, "motion", piece) for piece in pieces]
         coverage = [self._chunk(row, "coverage", piece) for piece in pieces]
-        counts = row.index.motion.num_frames[pieces.start : pieces.stop]
-        is_intra = np.zeros(int(counts.sum()), np.bool_)
-        is_intra[np.cumsum(counts) - counts] = True
+        start = int(row.index.motion.first_frame[pieces.start])
+        num_frames = sum(len(chunk) for chunk in motion)
+        flags = self.frame_flags(position)[start : start + num_frames]
         return MotionWindow(
-            int(row.index.motion.first_frame[pieces.start]),
+            start,
             np.concatenate(motion),
             np.concatenate(coverage),
-            is_intra,
+            flags & INTRA_FRAME != 0,
+            flags & BIDIRECTIONAL_FRAME != 0,
+            flags & SCENE_CUT != 0,
         )
+
+    def frame_flags(self, position: int) -> npt.NDArray[np.uint8]:
+        """Return the bits of each frame of a sample, as ``ShardIndex.frame_flags`` names them."""
+        row = self._row(position)
+        end = int(row.index.num_frames[: row.position + 1].sum())
+        return row.index.frame_flags[end - int(row.index.num_frames[row.position]) : end]
+
+    def has_residual(self, position: int) -> bool:
+        """Tell whether a sample has a residual; native samples have one only where it is exact."""
+        row = self._row(position)
+        start, end = row.index.residual.start[row.position : row.position + 2]
+        return bool(start < end)
 
     def read_residual(self, position: int, first: int, last: int) -> npt.NDArray[np.uint8]:
         """Read the residual of frames ``first`` to ``last``: (N, Hc * 3 / 2 * Wc), modulo 256.
@@ -172,8 +198,13 @@ class ShardDataset:
             ShardError: If the dataset has no residual.
         """
         row = self._row(position)
-        if len(row.index.residual.offset) == 0:
-            raise ShardError(f"{self.root}: the dataset has no residual plane")
+        if not self.has_residual(position):
+            reason = (
+                f"{row.key} has none: {self.read_json(position).get('exactness')}"
+                if "residual" in self.facts.planes
+                else "the dataset has no residual plane"
+            )
+            raise ShardError(f"{self.root}: {reason}")
         pieces = self._pieces_of(row, "residual", first, last)
         planes = np.concatenate([self._chunk(row, "residual", piece) for piece in pieces])
         start = first - int(row.index.residual.first_frame[pieces.start])

@@ -62,9 +62,12 @@ def sample_json(
         "frame_index_of_jpeg": clip.frame_index_of_jpeg.tolist(),
         "planes": planes,
         "decoded_sha256": clip.decoded_sha256,
+        "exactness": clip.exactness,
+        "damaged_frames": list(clip.damaged_frames),
+        "scene_cuts": list(clip.scene_cuts),
+        "warnings": list(clip.warnings),
     }
     if clip.residual is not None:
-        content["exactness"] = "exact"
         content["zero_residual_share"] = round(clip.residual.zero_share, 6)
     return content
 

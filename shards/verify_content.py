@@ -13,7 +13,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from gopstream.pipeline.compensation import predict_planes
-from gopstream.pipeline.decode import Planes
+from gopstream.pipeline.grid import Planes
 from gopstream.pipeline.residual import add_residual, residual_between
 from gopstream.shards.layout import LABEL_MEMBER
 from gopstream.shards.reader import MotionWindow, ShardDataset
@@ -32,7 +32,7 @@ def check_sample(dataset: ShardDataset, position: int, *, rebuild: bool) -> Iter
     yield from _check_jpegs(dataset, position)
     window = dataset.read_motion(position, 0, dataset.sample(position).num_frames - 1)
     yield from _check_motion(window, content)
-    if rebuild:
+    if rebuild and dataset.has_residual(position):
         yield from _check_rebuild(dataset, position, window, content)
 
 
@@ -77,7 +77,7 @@ def _check_motion(window: MotionWindow, content: dict[str, Any]) -> Iterator[str
         yield "a block that is not predicted has motion"
     kinds = np.array(list(content["frame_types"]))
     if not np.array_equal(kinds == "I", window.is_intra_frame):
-        yield "the I-frames are not where the chunks begin"
+        yield "the I-frames are not where the index has them"
     if window.coverage[window.is_intra_frame].any():
         yield "an I-frame has predicted blocks"
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from gopstream.pipeline.clip import Clip
 from gopstream.shards.encoding import (
@@ -21,9 +22,13 @@ from gopstream.shards.encoding import (
     encode_plane,
 )
 from gopstream.shards.index import (
+    BIDIRECTIONAL_FRAME,
+    DAMAGED,
+    INTRA_FRAME,
     MAIN_TAR,
     PIECE_PLANES,
     RESIDUAL_TAR,
+    SCENE_CUT,
     PieceTable,
     ShardIndex,
     index_bytes,
@@ -66,6 +71,7 @@ class _SampleRow(NamedTuple):
     coded_size: tuple[int, int]
     display_rect: tuple[int, int, int, int]
     frame_size: tuple[int, int]
+    flags: npt.NDArray[np.uint8]
 
 
 class ShardWriter:
@@ -114,8 +120,8 @@ class ShardWriter:
         """
         planes = {
             "frames": encode_frames(clip),
-            "motion": encode_plane("motion", clip.motion.astype("<i2"), clip.gop_starts),
-            "coverage": encode_plane("coverage", clip.coverage, clip.gop_starts),
+            "motion": encode_plane("motion", clip.motion.astype("<i2"), clip.chunk_starts),
+            "coverage": encode_plane("coverage", clip.coverage, clip.chunk_starts),
         }
         if clip.residual is not None:
             planes["residual"] = encode_plane("residual", clip.residual.planes, clip.gop_starts)
@@ -143,6 +149,7 @@ class ShardWriter:
                 clip.coded_size,
                 clip.display_rect,
                 clip.frame_size,
+                _frame_flags(clip),
             )
         )
 
@@ -199,6 +206,7 @@ class ShardWriter:
             coded_size=np.array([row.coded_size for row in rows], np.int32).reshape(-1, 2),
             display_rect=np.array([row.display_rect for row in rows], np.int32).reshape(-1, 4),
             frame_size=np.array([row.frame_size for row in rows], np.int32).reshape(-1, 2),
+            frame_flags=np.concatenate([row.flags for row in rows] or [np.empty(0, np.uint8)]),
             member_names=np.array([name.encode() for name in _MEMBER_NAMES], np.bytes_),
             member_sample=members[0].astype(np.int32),
             member_kind=members[1].astype(np.uint8),
@@ -211,6 +219,15 @@ class ShardWriter:
             coverage=_piece_columns(self._pieces["coverage"]),
             residual=_piece_columns(self._pieces["residual"]),
         )
+
+
+def _frame_flags(clip: Clip) -> npt.NDArray[np.uint8]:
+    """Return what the index says of each frame."""
+    kinds = np.array(list(clip.kinds))
+    flags = (kinds == "I") * INTRA_FRAME + (kinds == "B") * BIDIRECTIONAL_FRAME
+    flags[list(clip.scene_cuts)] |= SCENE_CUT
+    flags[list(clip.damaged_frames)] |= DAMAGED
+    return flags.astype(np.uint8)
 
 
 def _piece_columns(samples: Sequence[Sequence[Piece]]) -> PieceTable:

@@ -4,7 +4,9 @@ A P_SKIP macroblock carries no data but its inferred vector (ITU-T H.264, clause
 the decoded picture there *is* the prediction. Where our own prediction from the exported vectors
 gives the decoded samples, bit for bit, vectors and interpolation are right. Which macroblocks
 are skipped is asked from another decoder: FFmpeg's ``-debug mb_type`` map
-(libavcodec/mpegutils.c, ff_print_debug_info2). Three wrong predictions have to fail.
+(libavcodec/mpegutils.c, ff_print_debug_info2). The same holds for macroblocks that have a vector
+and no coefficients (:mod:`gopstream.jobs.bench.coefficients`). Three wrong predictions have to
+fail, and the compiled kernels have to equal their twins in plain NumPy.
 
 Dimensions: R x C macroblocks of a frame, Hb x Wb = 2R x 2C blocks of the motion grid.
 """
@@ -26,17 +28,31 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
+from gopstream.jobs.bench.coefficients import (
+    Unchanged,
+    same_macroblocks,
+    unchanged_macroblocks,
+)
+from gopstream.jobs.bench.plain_twins import count_twin_differences, twin_stride
 from gopstream.jobs.bench.proof_report import parse_arguments, usable_videos, write_report
+from gopstream.jobs.bench.proof_videos import PROOF_VIDEOS, make_proof_video
 from gopstream.pipeline.compensation import predict_planes
-from gopstream.pipeline.decode import DecodedFrame, Planes, open_coded
+from gopstream.pipeline.decode import DecodedFrame, open_coded
 from gopstream.pipeline.errors import BitstreamError
-from gopstream.pipeline.motion import BLOCK, BlockMotion, rasterise_vectors
-from gopstream.pipeline.probe import VideoFacts
+from gopstream.pipeline.grid import BLOCK, BlockMotion, Planes
+from gopstream.pipeline.motion import rasterise_vectors
+from gopstream.pipeline.probe import VideoFacts, open_video
 from gopstream.pipeline.transcode import CanonicalFormat, default_ffmpeg, transcode_frames
 
 MACROBLOCK: Final = 16
 CONTROL_LIMIT: Final = 0.9999
 """A control whose total share of exact macroblocks is not below this has not failed."""
+_NEVER: Final = (
+    "inter_without_vector",
+    "intra_with_vector",
+    "skipped_with_coefficients",
+    "twin_differences",
+)
 _SKIP, _INTER, _INTRA = "S", "S>", "iIAP"
 _NEW_FRAME = re.compile(r"^\[\w+ @ (0x[0-9a-f]+)\] New frame, type: (\S)")
 _MAP_ROW = re.compile(r"^\[\w+ @ (0x[0-9a-f]+)\] +(\d+) ((?:[PAiIdDgGS<>X][-+| ?][ =])+)$")
@@ -153,23 +169,33 @@ def count_stream(stream_path: Path) -> Counter[str]:
     """Count macroblocks of a canonical stream, and those that the prediction reproduces.
 
     Returns:
-        ``frames``, ``skipped``, ``skipped_moving`` (vector not zero), ``skipped_fractional``,
-        ``exact_y``, ``exact_cb_cr``, ``exact_NAME`` (luma) per control, ``inter``, ``intra``,
-        ``inter_without_vector``, ``intra_with_vector``.
+        ``frames``, ``macroblocks``, ``inter``, ``intra``, ``inter_without_vector``,
+        ``intra_with_vector``. Of the skipped: ``skipped``, ``skipped_moving`` (vector not zero),
+        ``skipped_fractional``, ``exact_y``, ``exact_cb_cr``, ``exact_NAME`` (luma) per control.
+        Of the inter ones without coefficients, skipped or not: ``free_y`` and ``free_cb_cr``
+        (in luma, in chroma), ``free_y_exact``, ``free_cb_cr_exact``, ``free_NAME`` (luma) per
+        control; of those without any that are not skipped: ``free_coded`` and
+        ``free_coded_exact``. With coefficients: ``coefficients`` and ``coefficients_exact``.
+        ``skipped_with_coefficients`` and what :func:`count_twin_differences` counts.
 
     Raises:
         BitstreamError: If the two decoders disagree about the frames.
     """
     counts: Counter[str] = Counter()
     reference: Planes | None = None
-    for frame, types in _frames_with_maps(stream_path):
+    unchanged = unchanged_macroblocks(stream_path)
+    for (frame, types), same in zip(_frames_with_maps(stream_path), unchanged, strict=True):
         height, width = frame.planes.y.shape
         field = rasterise_vectors(frame.vectors, coded_height=height, coded_width=width)
-        counts["frames"] += 1
+        stride = twin_stride(height * width)
+        if reference is not None and counts["frames"] % stride == 1 % stride:
+            counts.update(count_twin_differences(frame, reference, field))
+        counts.update(frames=1, macroblocks=types.size)
         counts.update(_count_vectors(types, field))
-        skipped = types == _SKIP
-        if reference is not None and skipped.any():
-            counts.update(_count_exact(frame.planes, reference, field=field, skipped=skipped))
+        if reference is not None and frame.kind == "P":
+            counts.update(
+                _count_exact(frame.planes, reference, field=field, types=types, unchanged=same)
+            )
         reference = frame.planes
     return counts
 
@@ -226,93 +252,134 @@ def _cells(grid: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _count_exact(
-    decoded: Planes, reference: Planes, *, field: BlockMotion, skipped: npt.NDArray[np.bool_]
+    decoded: Planes,
+    reference: Planes,
+    *,
+    field: BlockMotion,
+    types: npt.NDArray[np.str_],
+    unchanged: Unchanged,
 ) -> Counter[str]:
-    """Count the skipped macroblocks that a prediction reproduces, the true one and each control."""
+    """Count the macroblocks that a prediction reproduces, the true one and each control."""
     predicted = predict_planes(reference, field.motion[0], field.coverage[0])
     exact_y, exact_cb, exact_cr = (
-        _exact(plane, prediction, side=side)
+        same_macroblocks(plane, prediction, side=side)
         for plane, prediction, side in zip(decoded, predicted, (16, 8, 8), strict=True)
     )
-    counts = Counter(
-        exact_y=int((skipped & exact_y).sum()),
-        exact_cb_cr=int((skipped & exact_cb & exact_cr).sum()),
-    )
+    exact_cb_cr = exact_cb & exact_cr
+    inter, skipped = np.isin(types, list(_INTER)), types == _SKIP
+    free_y, free_cb_cr = inter & unchanged.y, inter & unchanged.cb_cr
+    free = free_y & free_cb_cr
+    chosen = {
+        "exact_y": skipped & exact_y,
+        "exact_cb_cr": skipped & exact_cb_cr,
+        "skipped_with_coefficients": skipped & ~free,
+        "free_y": free_y,
+        "free_y_exact": free_y & exact_y,
+        "free_cb_cr": free_cb_cr,
+        "free_cb_cr_exact": free_cb_cr & exact_cb_cr,
+        "free_coded": free & ~skipped,
+        "free_coded_exact": free & ~skipped & exact_y & exact_cb_cr,
+        "coefficients": inter & ~free,
+        "coefficients_exact": inter & ~free & exact_y & exact_cb_cr,
+    }
     for name, predict in CONTROLS.items():
-        exact = _exact(decoded.y, predict(reference, field), side=MACROBLOCK)
-        counts[f"exact_{name}"] = int((skipped & exact).sum())
-    return counts
+        exact = same_macroblocks(decoded.y, predict(reference, field), side=MACROBLOCK)
+        chosen[f"exact_{name}"] = skipped & exact
+        chosen[f"free_{name}"] = free_y & exact
+    return Counter({name: int(which.sum()) for name, which in chosen.items()})
 
 
-def _exact(
-    decoded: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8], *, side: int
-) -> npt.NDArray[np.bool_]:
-    """Return (R, C) True where all ``side`` x ``side`` samples of a macroblock are equal."""
-    rows, columns = decoded.shape[0] // side, decoded.shape[1] // side
-    equal = (decoded == predicted).reshape(rows, side, columns, side)
-    result: npt.NDArray[np.bool_] = equal.all(axis=(1, 3))
-    return result
-
-
-def count_video(facts: VideoFacts) -> Counter[str]:
+def count_video(facts: VideoFacts, *, canonical: CanonicalFormat | None = None) -> Counter[str]:
     """Make the canonical stream of a video and count in it."""
     with tempfile.TemporaryDirectory(prefix="gopstream-proof-") as folder:
         stream_path = Path(folder) / "canonical.nut"
         for _ in transcode_frames(
-            facts, stream_path, canonical=CanonicalFormat(), binary=default_ffmpeg()
+            facts,
+            stream_path,
+            canonical=canonical or CanonicalFormat(),
+            binary=default_ffmpeg(),
         ):
             pass
         return count_stream(stream_path)
 
 
+def count_proof_video(name: str) -> Counter[str]:
+    """Draw one of the synthetic videos and count in its canonical stream."""
+    with tempfile.TemporaryDirectory(prefix="gopstream-proof-") as folder:
+        path = make_proof_video(name, Path(folder))
+        return count_video(open_video(path), canonical=PROOF_VIDEOS[name].canonical)
+
+
 def shares(counts: Counter[str]) -> dict[str, float | None]:
-    """Return the share of skipped macroblocks that each prediction reproduces; None of none."""
-    names = ["exact_y", "exact_cb_cr", *(f"exact_{name}" for name in CONTROLS)]
-    num_skipped = counts["skipped"]
-    return {name: counts[name] / num_skipped if num_skipped else None for name in names}
+    """Return which share of a kind of macroblocks each prediction reproduces; None of none."""
+    of_skipped = ["exact_y", "exact_cb_cr", *(f"exact_{name}" for name in CONTROLS)]
+    parts = dict.fromkeys(of_skipped, "skipped")
+    parts |= {"free_y_exact": "free_y", "free_cb_cr_exact": "free_cb_cr"}
+    parts |= {"free_coded_exact": "free_coded", "coefficients_exact": "coefficients"}
+    parts |= {f"free_{name}": "free_y" for name in CONTROLS}
+    return {
+        part: counts[part] / counts[whole] if counts[whole] else None
+        for part, whole in parts.items()
+    }
 
 
 def failures(total: Counter[str]) -> list[str]:
     """Name what of the claim does not hold for the counts of all videos together."""
     found = []
-    if total["skipped"] == 0:
-        found.append("no skipped macroblock at all: nothing was proven")
-    for name in ("exact_y", "exact_cb_cr"):
-        if total[name] != total["skipped"]:
-            found.append(f"{name}: {total[name]} of {total['skipped']} skipped macroblocks")
-    found += [
-        f"{name}: {total[name]}, must be 0"
-        for name in ("inter_without_vector", "intra_with_vector")
-        if total[name]
-    ]
+    for name in ("skipped", "free_coded", "coefficients", "twin_frames"):
+        if total[name] == 0:
+            found.append(f"{name}: none at all, so that nothing was proven")
+    for part, whole in (
+        ("exact_y", "skipped"),
+        ("exact_cb_cr", "skipped"),
+        ("free_y_exact", "free_y"),
+        ("free_cb_cr_exact", "free_cb_cr"),
+        ("free_coded_exact", "free_coded"),
+    ):
+        if total[part] != total[whole]:
+            found.append(f"{part}: {total[part]} of {total[whole]} {whole} macroblocks")
+    found += [f"{name}: {total[name]}, must be 0" for name in _NEVER if total[name]]
     for name in CONTROLS:
-        if total[f"exact_{name}"] >= CONTROL_LIMIT * total["skipped"]:
-            found.append(f"the control {name!r} did not fail")
+        for kind, whole in (("exact", "skipped"), ("free", "free_y")):
+            if total[f"{kind}_{name}"] >= CONTROL_LIMIT * total[whole]:
+                found.append(f"the control {name!r} did not fail on {whole} macroblocks")
     return found
 
 
 def _table(rows: dict[str, Counter[str]]) -> Table:
-    table = Table("video", "frames", "P_SKIP", "exact Y", "exact CbCr", *CONTROLS)
+    shown = ("exact_y", "exact_cb_cr", "free_y_exact", "free_cb_cr_exact", "free_coded_exact")
+    controls = tuple(f"free_{name}" for name in CONTROLS)
+    counted = ("frames", "inter", "intra", "skipped", "free_coded", "twin_differences")
+    table = Table("video", *counted, *shown, *controls)
     for name, counts in rows.items():
-        shown = ["-" if share is None else f"{share:.4%}" for share in shares(counts).values()]
-        table.add_row(name, str(counts["frames"]), str(counts["skipped"]), *shown)
+        of = shares(counts)
+        cells = [
+            "-" if (share := of[part]) is None else f"{share:.2%}" for part in shown + controls
+        ]
+        table.add_row(name, *(str(counts[part]) for part in counted), *cells)
     return table
+
+
+def count_all(folder: Path) -> dict[str, Counter[str]]:
+    """Count in the videos of a folder and in the synthetic ones, spread over processes."""
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        drawn = {name: pool.submit(count_proof_video, name) for name in PROOF_VIDEOS}
+        real = {facts.path.name: pool.submit(count_video, facts) for facts in usable_videos(folder)}
+        return {name: future.result() for name, future in (real | drawn).items()}
 
 
 def main() -> int:
     """Run the proof; returns the exit code."""
     arguments = parse_arguments("skip_proof", "Skipped macroblocks have residual zero.")
-    videos = list(usable_videos(arguments.videos))
-    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-        results = list(pool.map(count_video, videos))
-    rows = {facts.path.name: counts for facts, counts in zip(videos, results, strict=True)}
+    rows = count_all(arguments.videos)
     total: Counter[str] = Counter()
-    for counts in results:
+    for counts in rows.values():
         total.update(counts)  # unlike +, update keeps the zeros
     found = failures(total)
     content = {
-        "claim": "100 % of P_SKIP macroblocks exact in Y and in Cb and Cr, a vector for each "
-        f"inter and no intra macroblock, each control below {CONTROL_LIMIT} in total",
+        "claim": "100 % of P_SKIP macroblocks and of inter macroblocks without coefficients exact "
+        "in Y and in Cb and Cr, a vector for each inter and no intra macroblock, each control "
+        f"below {CONTROL_LIMIT} in total, compiled kernels equal to plain NumPy",
         "holds": not found,
         "failures": found,
         "videos": [
@@ -321,7 +388,7 @@ def main() -> int:
         "total": {**total, "shares": shares(total)},
     }
     write_report(arguments.json_file, content, name="skip_proof")
-    console = Console(width=120)
+    console = Console(width=220)
     console.print(_table({**rows, "all": total}))
     console.print("\n".join(found) or "the claim holds", markup=False)
     return 1 if found else 0

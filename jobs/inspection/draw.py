@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from gopstream.pipeline.motion import BLOCK, QUARTER_PIXELS
+from gopstream.pipeline.grid import BLOCK, QUARTER_PIXELS
 
 
 def enlarge(picture: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.uint8]:

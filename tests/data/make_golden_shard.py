@@ -16,7 +16,7 @@ import numpy as np
 
 from gopstream.jobs.preprocess import preprocess
 from gopstream.pipeline.annotations import read_annotations
-from gopstream.pipeline.extract import ExtractionOptions
+from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.transcode import default_ffmpeg
 
 WIDTH, HEIGHT, NUM_FRAMES = 44, 28, 14

@@ -12,7 +12,7 @@ from gopstream.jobs.inspection.draw import (
 )
 from gopstream.jobs.preprocess import preprocess
 from gopstream.pipeline.annotations import read_annotations
-from gopstream.pipeline.extract import ExtractionOptions
+from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.transcode import CanonicalFormat, default_ffmpeg
 from gopstream.shards.reader import ShardDataset
 

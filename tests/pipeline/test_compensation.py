@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gopstream.pipeline.compensation import INTRA_PREDICTION, predict_planes
-from gopstream.pipeline.decode import Planes
+from gopstream.pipeline.grid import Planes
 
 TAPS = (1, -5, 20, 20, -5, 1)
 

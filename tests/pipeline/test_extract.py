@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from gopstream.pipeline.compensation import predict_planes
-from gopstream.pipeline.decode import Planes
-from gopstream.pipeline.extract import ExtractionOptions, extract_clip, extract_segments
+from gopstream.pipeline.grid import Planes
+from gopstream.pipeline.extract import extract_clip, extract_segments
+from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.jpeg import decode_frame
 from gopstream.pipeline.residual import add_residual
 

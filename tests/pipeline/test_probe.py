@@ -8,7 +8,8 @@ import imageio_ffmpeg
 import pytest
 
 from gopstream.pipeline.errors import NotAVideoError
-from gopstream.pipeline.extract import ExtractionOptions, extract_clip
+from gopstream.pipeline.extract import extract_clip
+from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.probe import open_video
 
 MOTION_ONLY = ExtractionOptions(planes=("motion", "frames"))

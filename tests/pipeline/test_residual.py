@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from gopstream.pipeline.decode import Planes
+from gopstream.pipeline.grid import Planes
 from gopstream.pipeline.residual import add_residual, residual_between, zero_macroblocks
 
 EXTREMES = st.sampled_from([0, 1, 127, 128, 129, 254, 255])

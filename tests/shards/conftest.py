@@ -7,7 +7,7 @@ import pytest
 
 from gopstream.jobs.preprocess import preprocess
 from gopstream.pipeline.annotations import read_annotations
-from gopstream.pipeline.extract import ExtractionOptions
+from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.transcode import CanonicalFormat, default_ffmpeg
 
 # (class, number of frames, width, height); those above 24 frames become two samples.

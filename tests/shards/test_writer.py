@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from gopstream.pipeline.extract import ExtractionOptions, extract_clip
+from gopstream.pipeline.extract import extract_clip
+from gopstream.pipeline.options import ExtractionOptions
 from gopstream.shards.index import load_index
 from gopstream.shards.writer import ShardWriter
 
