@@ -80,10 +80,11 @@ def _add_video(
     writer: ShardWriter, video: PlannedVideo, task: ShardTask, *, beat: Callable[[], None]
 ) -> dict[str, Any]:
     """Add one video's samples; returns its row of the report."""
-    row, path, samples = _video_row(video), task.videos / video.name, []
+    row = _video_row(video)
+    samples: list[dict[str, Any]] = []
     try:
         with writer.all_or_nothing():
-            for sample in _add_segments(writer, video, path, task):
+            for sample in _add_segments(writer, video, task, beat=beat):
                 samples.append(sample)
                 beat()
     except Exception as error:  # the job's boundary: whatever it is becomes a row
@@ -108,11 +109,14 @@ def _stage(error: Exception) -> str:
 
 
 def _add_segments(
-    writer: ShardWriter, video: PlannedVideo, path: Path, task: ShardTask
+    writer: ShardWriter, video: PlannedVideo, task: ShardTask, *, beat: Callable[[], None]
 ) -> Iterator[dict[str, Any]]:
+    path = task.videos / video.name
     facts = open_video(path)
     shared = _source_facts(facts, video, task)
-    segments = extract_segments(path, options=task.options, ffmpeg_binary=task.ffmpeg_binary)
+    segments = extract_segments(
+        path, options=task.options, ffmpeg_binary=task.ffmpeg_binary, on_progress=beat
+    )
     for number, (clip, is_last) in enumerate(_with_last(segments)):
         is_whole = number == 0 and is_last
         key = sample_key(task.split, video.index, None if is_whole else number)

@@ -15,6 +15,7 @@ import gopstream
 from gopstream.jobs.console import error_console
 from gopstream.jobs.data_commands import info, shard, verify
 from gopstream.jobs.model_commands import demo, evaluate, models, train
+from gopstream.jobs.video_commands import conformance, extract
 
 app = App(
     name="gopstream",
@@ -24,7 +25,7 @@ app = App(
     suppress_keyboard_interrupt=False,  # main says what was kept
 )
 
-for command in (shard, verify, info, train, evaluate, models, demo):
+for command in (shard, verify, info, extract, conformance, train, evaluate, models, demo):
     app.command(command)
 
 

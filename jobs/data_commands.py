@@ -17,7 +17,8 @@ def shard(
     annotations: Path | None = None,
     dataset: Literal["folder", "csv"] | None = None,
     split: str = "train",
-    planes: str = "frames,motion,residual",
+    mode: Literal["canonical", "native"] = "canonical",
+    planes: str | None = None,
     short_side: int = 256,
     quality: int = 90,
     frame_stride: int = 1,
@@ -28,6 +29,7 @@ def shard(
     seed: int = 0,
     limit: int | None = None,
     workers: int | None = None,
+    stall_seconds: float = 300.0,
     json_file: JsonFile = None,
 ) -> int:
     """Preprocess videos into shards.
@@ -52,8 +54,13 @@ def shard(
         Form of the annotations; guessed from the above if not given.
     split
         Name of the split, for videos whose list does not name one.
+    mode
+        Re-encode to the canonical stream, or keep the vectors of the original one (native): then
+        at its own resolution, with both lists of B-frames, and with a residual only where it is
+        exact. HEVC, VP9 and AV1 have no vectors that could be kept.
     planes
-        What to store: motion and any of frames, residual.
+        What to store: motion and any of frames, residual; by default all, in native mode
+        frames,motion.
     short_side
         Upper limit of the shorter side in pixels; smaller videos are not enlarged.
     quality
@@ -74,6 +81,8 @@ def shard(
         Take only so many videos of each split.
     workers
         Processes; by default one per core.
+    stall_seconds
+        A video without progress for so long is given up.
     """
     from gopstream.jobs.preprocess import preprocess
     from gopstream.jobs.summaries import shard_summary
@@ -81,11 +90,16 @@ def shard(
     from gopstream.pipeline.options import ExtractionOptions
     from gopstream.pipeline.transcode import CanonicalFormat
 
+    if planes is None:
+        planes = "frames,motion,residual" if mode == "canonical" else "frames,motion"
+    if stall_seconds <= 0:
+        raise UserError(f"--stall-seconds must be above 0, got {stall_seconds:g}")
     if not videos.is_dir():
         raise UserError(f"{videos}: no such folder")
     try:
         options = ExtractionOptions(
             canonical=CanonicalFormat(short_side=short_side, crf=crf, gop=gop),
+            mode=mode,
             planes=tuple(plane.strip() for plane in planes.split(",") if plane.strip()),
             quality=quality,
             frame_stride=frame_stride,
@@ -106,6 +120,7 @@ def shard(
         workers=max(1, workers or os.cpu_count() or 1),
         ffmpeg_binary=ffmpeg_binary(),
         limit=limit,
+        stall_seconds=stall_seconds,
     )
     summary = shard_summary(outcomes)
     if json_file != "-":
@@ -152,20 +167,33 @@ def verify(
     return 1 if result["faults"] else 0
 
 
-def info(target: str, /, *, json_file: JsonFile = None) -> int:
+def info(target: str, /, *, clip: str | None = None, json_file: JsonFile = None) -> int:
     """Show what a dataset or a video is.
 
-    Example: `gopstream info shards` or `gopstream info video.mp4`
+    Of a video: its stream as the headers have it, which motion it offers, and whether a residual
+    would be exact, or what is missing for that.
+
+    Example: `gopstream info shards` or `gopstream info video.mp4 --clip 16x4`
 
     Parameters
     ----------
     target
         Folder of a dataset, or a video file.
+    clip
+        Of a video: frames x stride of a clip, such as 16x4, for which to tell how much of the
+        motion between its frames can be followed in the canonical stream.
     """
-    from gopstream.jobs.summaries import dataset_summary, video_summary
+    from gopstream.jobs.summaries import dataset_summary
+    from gopstream.jobs.video_summary import clip_shape, video_summary
 
     path = local_folder(target)
-    summary = dataset_summary(path) if path.is_dir() else video_summary(path)
+    if path.is_dir():
+        if clip is not None:
+            raise UserError("--clip is for a video; this is a folder")
+        summary = dataset_summary(path)
+    else:
+        shape = None if clip is None else clip_shape(clip)
+        summary = video_summary(path, shape=shape, ffmpeg_binary=ffmpeg_binary())
     if json_file != "-":
         print(summary.text)
     report(summary.content, json_file)

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,6 @@ from rich.table import Table
 
 from gopstream.jobs.preprocess import SplitOutcome
 from gopstream.jobs.verify import split_names
-from gopstream.pipeline.probe import VideoFacts, open_video
 from gopstream.shards.dataset_files import Manifest, load_dataset, load_manifest
 from gopstream.shards.errors import ShardError
 from gopstream.shards.layout import tar_name
@@ -133,21 +131,6 @@ def _residual_bytes(manifest: Manifest) -> int:
         for shard in manifest.shards
         if (name := tar_name(shard.name, "residual")) in shard.files
     )
-
-
-def video_summary(path: Path) -> Summary:
-    """Summarise a video file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        NotAVideoError: If it is no video.
-    """
-    facts: VideoFacts = open_video(path)
-    content = {
-        name: str(value) if not isinstance(value, (int, float, str, bool, type(None))) else value
-        for name, value in asdict(facts).items()
-    }
-    return Summary(render(fact_table(content)), content)
 
 
 def demo_summary(result: dict[str, Any], out: Path) -> Summary:

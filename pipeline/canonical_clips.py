@@ -139,4 +139,8 @@ def _source_damage(
         damaged = np.zeros(num_frames, np.bool_)
     if damaged.any():
         warnings.append(f"{int(damaged.sum())} of {num_frames} frames may show damage")
+    if not warnings:
+        # Our decoder sees nothing wrong; the file may end early without an error, for one.
+        said = [line for line in complaints if "[error]" in line or "[fatal]" in line]
+        warnings += [f"FFmpeg says: {line}" for line in said[:1]]
     return warnings, damaged

@@ -28,6 +28,8 @@ class DamageSpread:
 
     def add(self, frame: DecodedFrame) -> None:
         """Take the next frame."""
+        if not self.flags and frame.follows_hidden_key:
+            self._is_tainted = False
         if frame.kind == "B":
             self.flags.append(self._is_tainted or frame.is_damaged)
             self._num_trailing_b += 1

@@ -33,6 +33,8 @@ from gopstream.pipeline.probe import MAX_PIXELS, best_video_stream, open_contain
 MAX_PACKETS_WITHOUT_PICTURE: Final = 3000
 """A stream that goes on without yielding a picture is given up after this many packets."""
 _MAX_LISTED_FAULTS: Final = 20
+_ONE_PICTURE_PER_PACKET: Final = ("h264", "hevc", "mpeg1video", "mpeg2video")
+_EARLY_END_SHARE, _EARLY_END_SECONDS = 0.1, 0.25
 
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ class DecodedFrame(NamedTuple):
     is_damaged: bool
     """The decoder concealed something in it, or lost a packet right before it. Pictures predicted
     from it are not marked here: see :mod:`gopstream.pipeline.damage`."""
+    follows_hidden_key: bool
+    """An edit list of the container hides a key picture before it, which was decoded."""
 
     @property
     def planes(self) -> Planes:
@@ -76,6 +80,8 @@ class CodedStream:
     frames: Iterator[DecodedFrame]
     faults: list[str] = field(default_factory=list)
     """What was wrong so far, in words; grows while ``frames`` is consumed."""
+    num_hidden: int = 0
+    """Pictures so far that an edit list of the container hides; they were decoded."""
 
 
 @contextmanager
@@ -131,16 +137,20 @@ def _decode_frames(
     on_packet: "Callable[[VideoPacket], None] | None",
 ) -> Iterator[DecodedFrame]:
     clock = _Clock(stream, coded.faults)
-    num_frames = num_barren = 0
-    lost_packet = False
+    num_frames = num_barren = num_expected = 0
+    lost_packet = hides_key = False
     for number, packet in enumerate(_packets(container, stream, coded.faults)):
         if on_packet is not None and packet.size:
             on_packet(packet)
+        coded.num_hidden += packet.is_discard
+        hides_key |= packet.is_discard and packet.is_keyframe
+        num_expected += packet.size > 0 and not packet.is_discard
         try:
             pictures = packet.decode()
         except av.error.FFmpegError as error:
             pictures = []
             lost_packet = True
+            num_expected -= not packet.is_discard
             add_fault(coded.faults, f"packet {number} does not decode ({error.strerror})")
         num_barren = 0 if pictures else num_barren + 1
         if num_barren > MAX_PACKETS_WITHOUT_PICTURE:
@@ -151,11 +161,22 @@ def _decode_frames(
         num_frames += len(pictures)
         while pictures:
             # Popped, so that nothing here keeps a picture alive: the decoder uses its buffer again.
-            yield _decoded_frame(pictures.pop(0), clock, lost_packet=lost_packet)
+            yield _decoded_frame(
+                pictures.pop(0), clock, lost_packet=lost_packet, follows_hidden_key=hides_key
+            )
             lost_packet = False
     if num_frames == 0:
         why = f": {coded.faults[0]}" if coded.faults else ""
         raise BitstreamError(f"{path.name}: no picture decodes{why}")
+    _check_losses(num_expected - num_frames, stream, coded.faults)
+    clock.check_end(container, stream)
+
+
+def _check_losses(num_lost: int, stream: av.video.stream.VideoStream, faults: list[str]) -> None:
+    """Report pictures that the decoder dropped without a word."""
+    if num_lost > 0 and stream.codec_context.codec.canonical_name in _ONE_PICTURE_PER_PACKET:
+        what = "pictures are lost: what they are" if num_lost > 1 else "picture is lost: what it is"
+        add_fault(faults, f"{num_lost} {what} predicted from is missing")
 
 
 def _packets(
@@ -181,7 +202,11 @@ def add_fault(faults: list[str], fault: str) -> None:
 
 
 def _decoded_frame(
-    picture: av.video.frame.VideoFrame, clock: "_Clock", *, lost_packet: bool
+    picture: av.video.frame.VideoFrame,
+    clock: "_Clock",
+    *,
+    lost_packet: bool,
+    follows_hidden_key: bool,
 ) -> DecodedFrame:
     # Not picture.side_data, which ties picture and side data into a cycle: pictures would then
     # pile up until Python's collector runs, a hundred of them, whatever their size.
@@ -200,6 +225,7 @@ def _decoded_frame(
         is_key=picture.key_frame,
         is_interlaced=picture.interlaced_frame,
         is_damaged=is_damaged,
+        follows_hidden_key=follows_hidden_key,
     )
 
 
@@ -216,6 +242,8 @@ class _Clock:
         self._step = max(1, round(1 / (rate * time_base)))
         self._rate = rate
         self._faults = faults
+        self._time_base = time_base
+        self._end = 0
         self._last: int | None = None
         self._said_missing = self._said_falling = False
 
@@ -234,7 +262,21 @@ class _Clock:
             self._said_falling = True
             add_fault(self._faults, "time stamps do not rise")
         self._last = pts
+        self._end = max(self._end, pts + max(self._step, picture.duration or 0))
         return pts
+
+    def check_end(
+        self, container: av.container.InputContainer, stream: av.video.stream.VideoStream
+    ) -> None:
+        """Say when the header promises more: some containers end early without an error."""
+        if stream.duration is not None or container.duration is None or self._said_falling:
+            return
+        promised = container.duration / av.time_base
+        shown = float(self._end * self._time_base) - (container.start_time or 0) / av.time_base
+        if promised - shown > max(_EARLY_END_SECONDS, _EARLY_END_SHARE * promised):
+            add_fault(
+                self._faults, f"the header says {promised:.2f} s, the pictures end at {shown:.2f} s"
+            )
 
 
 def coded_planes(picture: av.video.frame.VideoFrame) -> Planes:

@@ -2,11 +2,13 @@
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gopstream.pipeline.canonical_clips import CanonicalSource
 from gopstream.pipeline.clip import Clip
-from gopstream.pipeline.decode import open_coded
+from gopstream.pipeline.decode import CodedStream, open_coded
+from gopstream.pipeline.mvextractor_backend import replace_vectors
 from gopstream.pipeline.native import plan_native
 from gopstream.pipeline.native_clips import NativeReader
 from gopstream.pipeline.options import ExtractionOptions, OnProgress
@@ -79,14 +81,23 @@ def _extract(
     if options.mode == "native":
         native = plan_native(facts, short_side=options.canonical.short_side)
         limit = None if whole else options.segment_frames
-        with open_coded(path) as stream:
+        with _open(path, options) as stream:
             reader = NativeReader(native, stream, options, limit=limit, on_progress=on_progress)
             while (clip := reader.next_clip()) is not None:
                 yield clip
         return
     with tempfile.TemporaryDirectory(prefix="gopstream-") as folder:
         source = CanonicalSource(facts, Path(folder), options, binary, on_progress)
-        with open_coded(source.stream_path) as stream:
+        with _open(source.stream_path, options) as stream:
             step = source.num_frames if whole else options.frames_per_segment
             for first in range(0, source.num_frames, step):
                 yield source.read_clip(stream, first_frame=first, limit=step)
+
+
+@contextmanager
+def _open(path: Path, options: ExtractionOptions) -> Iterator[CodedStream]:
+    """Open a stream with the vectors of the chosen backend."""
+    with open_coded(path, with_vectors=options.backend == "pyav") as stream:
+        if options.backend == "mvextractor":
+            stream.frames = replace_vectors(stream.frames, path)
+        yield stream

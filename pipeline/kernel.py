@@ -1,7 +1,7 @@
 """The one way in which functions are compiled here."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numba
 
@@ -15,5 +15,4 @@ def kernel(function: Function) -> Function:
     be written), so that worker processes do not compile again. Kernels do integer arithmetic, or
     float arithmetic that never rounds, so that each machine gets the same result.
     """
-    compiled: Function = numba.njit(cache=True, nogil=True)(function)
-    return compiled
+    return cast(Function, numba.njit(cache=True, nogil=True)(function))

@@ -10,6 +10,7 @@ Such files are refused here, before anything is returned.
 
 import importlib
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from av.stream import Disposition
 
-from gopstream.pipeline.decode import decoder_options
+from gopstream.pipeline.decode import DecodedFrame, decoder_options
 from gopstream.pipeline.errors import BitstreamError, PipelineError
 from gopstream.pipeline.motion import VECTOR_DTYPE
 from gopstream.pipeline.probe import best_video_stream, open_container
@@ -106,6 +107,19 @@ def read_vector_tables(path: Path) -> Iterator[VectorTable]:
         raise BitstreamError(f"{path.name}: mvextractor cannot open it; use the default backend")
     capture.set_decode_frames(False)
     return _read_captured(capture, kinds, name=path.name)
+
+
+def replace_vectors(frames: Iterator[DecodedFrame], path: Path) -> Iterator[DecodedFrame]:
+    """Give decoded frames the vectors that mvextractor reads from the same file.
+
+    Raises:
+        MissingPackageError: If the package is not installed.
+        BitstreamError: If mvextractor cannot be trusted with the stream, or sees other frames.
+    """
+    for frame, table in zip_longest(frames, read_vector_tables(path)):
+        if frame is None or table is None or frame.kind != table.kind:
+            raise BitstreamError(f"{path.name}: mvextractor does not see the frames of the decoder")
+        yield frame._replace(vectors=records_from_table(table.vectors))
 
 
 def new_capture() -> VideoCapture:

@@ -5,6 +5,7 @@ for storage. A residual exists only where the audit proves it to be the codec's 
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import av.filter
 import av.video.frame
@@ -20,8 +21,11 @@ from gopstream.pipeline.probe import VideoFacts
 from gopstream.pipeline.rotation import rotate_motion, rotate_planes, rotate_rect
 from gopstream.pipeline.transcode import SCALER_FLAGS, canonical_matrix, canonical_size
 
-_MACROBLOCK = 16
-_TRANSPOSES = {1: ("transpose=cclock",), 2: ("hflip", "vflip"), 3: ("transpose=clock",)}
+CODECS_WITH_B_VECTORS: Final = frozenset({"h264", "mpeg1video", "mpeg2video"})
+"""Codecs of whose B-frames FFmpeg exports vectors that predict the pictures. For MPEG-4 part 2 it
+exports zeros, in other versions other wrong values (measured)."""
+_MACROBLOCK: Final = 16
+_TRANSPOSES: Final = {1: ("transpose=cclock",), 2: ("hflip", "vflip"), 3: ("transpose=clock",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,11 @@ class NativeStream:
         Raises:
             BitstreamError: If the frame is interlaced or has another size.
         """
+        if frame.kind == "B" and self.audit.codec not in CODECS_WITH_B_VECTORS:
+            raise BitstreamError(
+                f"{self.facts.path.name}: FFmpeg exports wrong vectors for the B-frames of "
+                f"{self.audit.codec}; canonical mode re-encodes it"
+            )
         if frame.is_interlaced:
             raise BitstreamError(
                 f"{self.facts.path.name}: interlaced: the vertical unit of its vectors is not "
@@ -135,8 +144,8 @@ class PictureScaler:
         if self._graph is None:
             self._graph = self._build(picture)
         self._graph.vpush(picture)
-        scaled: npt.NDArray[np.uint8] = self._graph.vpull().to_ndarray()
-        return scaled
+        scaled = self._graph.vpull().to_ndarray()
+        return scaled.astype(np.uint8, copy=False)
 
     def _build(self, picture: av.video.frame.VideoFrame) -> av.filter.Graph:
         facts = self._stream.facts

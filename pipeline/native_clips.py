@@ -8,7 +8,8 @@ import numpy as np
 from gopstream.pipeline.clip import Clip
 from gopstream.pipeline.clip_builder import ClipBuilder
 from gopstream.pipeline.damage import DamageSpread
-from gopstream.pipeline.decode import CodedStream
+from gopstream.pipeline.decode import CodedStream, DecodedFrame
+from gopstream.pipeline.errors import BitstreamError
 from gopstream.pipeline.jpeg import encode_frame
 from gopstream.pipeline.native import NativeStream, PictureScaler, motion_warnings
 from gopstream.pipeline.options import FRAMES_PER_BEAT, ExtractionOptions, OnProgress
@@ -16,6 +17,8 @@ from gopstream.pipeline.transcode import canonical_matrix
 
 LONGEST_CHUNK: Final = 64
 """Frames of motion that are compressed together at most; original GOPs may be very long."""
+MAX_RESIDUAL_BYTES: Final = 2**30
+"""Of one clip, in memory: 300 frames of 1080p, but not of 8K."""
 
 
 class NativeReader:
@@ -51,6 +54,15 @@ class NativeReader:
         longest = self._longest_gop()
         if self._limit is not None and longest > self._limit:
             return f"a GOP of {longest} frames is longer than a segment of {self._limit}"
+        width, height = self._native.coded_size
+        num_bytes = width * height * 3 // 2 * (self._limit or 0)
+        if num_bytes > MAX_RESIDUAL_BYTES:
+            return (
+                f"a segment of {self._limit} frames of {width}x{height} has {num_bytes >> 20} MiB "
+                f"of residual, more than {MAX_RESIDUAL_BYTES >> 20}; choose shorter segments"
+            )
+        if self._held is not None and self._held.kind != "I":
+            return "the first picture shown is no I-frame"
         return "exact"
 
     def _longest_gop(self) -> int:
@@ -82,10 +94,21 @@ class NativeReader:
                 stored.append(self._num_frames - first)
                 jpegs.append(encode_frame(picture, matrix=self._matrix, quality=options.quality))
             self._num_frames += 1
-            self._held = next(self._stream.frames, None)
+            self._held = self._next_frame()
             if self._num_frames % FRAMES_PER_BEAT == 0:
                 self._on_progress()
         return self._clip(builder, first, jpegs, stored)
+
+    def _next_frame(self) -> DecodedFrame | None:
+        num_hidden = self._stream.num_hidden
+        frame = next(self._stream.frames, None)
+        is_orphan = frame is not None and frame.kind != "I" and self._stream.num_hidden > num_hidden
+        if is_orphan and self._exactness == "exact" and "residual" in self._options.planes:
+            raise BitstreamError(
+                f"{self._native.facts.path.name}: an edit list hides what frame {self._num_frames} "
+                "is predicted from; leave the residual out, or use canonical mode"
+            )
+        return frame
 
     def _is_full(self, builder: ClipBuilder) -> bool:
         """Tell whether the held frame begins the next clip."""

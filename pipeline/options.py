@@ -22,6 +22,8 @@ class ExtractionOptions:
     """In native mode only its short side counts, for the stored frames."""
     mode: Literal["canonical", "native"] = "canonical"
     """Re-encode, so that motion and residual are exact; or take what the stream has."""
+    backend: Literal["pyav", "mvextractor"] = "pyav"
+    """Who reads the vectors; mvextractor reads streams without B-frames alone."""
     planes: tuple[str, ...] = PLANES
     """Which of ``frames``, ``motion`` and ``residual``; motion is always extracted."""
     quality: int = 90
@@ -35,6 +37,8 @@ class ExtractionOptions:
         """Refuse values that cannot be meant."""
         if self.mode not in ("canonical", "native"):
             raise ValueError(f"mode must be canonical or native, got {self.mode!r}")
+        if self.backend not in ("pyav", "mvextractor"):
+            raise ValueError(f"backend must be pyav or mvextractor, got {self.backend!r}")
         unknown = [plane for plane in self.planes if plane not in PLANES]
         if unknown or "motion" not in self.planes:
             raise ValueError(

@@ -114,6 +114,8 @@ def best_video_stream(
         kinds = sorted({stream.type for stream in container.streams})
         raise NotAVideoError(f"{path.name}: no video stream, only {', '.join(kinds) or 'nothing'}")
     assert isinstance(stream, av.video.stream.VideoStream)
+    if stream.codec_context is None:
+        raise NotAVideoError(f"{path.name}: FFmpeg does not know the codec of its video stream")
     if stream.disposition & av.stream.Disposition.attached_pic:
         raise NotAVideoError(f"{path.name}: no video stream, only an attached picture")
     return stream
@@ -131,7 +133,8 @@ def open_video(path: Path) -> VideoFacts:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        what = "not a regular file" if path.exists() else "no such file"
+        raise FileNotFoundError(f"{path}: {what}")
     with open_container(path) as container:
         stream = best_video_stream(container, path)
         frame = _first_frame(container, stream, path)

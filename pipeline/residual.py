@@ -85,7 +85,7 @@ def _subtract(decoded: Samples, stride: int, predicted: Samples, difference: Sam
             target[write + np.uintp(j)] = wrapped
             # It fits where the sign bit says the same as the comparison.
             overflows |= np.uint8(value >= guess) ^ np.uint8(wrapped < 128)
-    return overflows != 0
+    return bool(overflows)
 
 
 @kernel

@@ -163,7 +163,15 @@ def canonical_command(
     )
     raw = ffmpeg.output(pictures[1], "pipe:1", format="rawvideo", **passthrough)
     command: list[str] = ffmpeg.compile(ffmpeg.merge_outputs(encoded, raw), cmd=binary)
-    quiet = ["-nostdin", "-hide_banner", "-loglevel", "level+info", "-nostats", "-bitexact", "-y"]
+    quiet = [
+        "-nostdin",
+        "-hide_banner",
+        "-loglevel",
+        "level+verbose",
+        "-nostats",
+        "-bitexact",
+        "-y",
+    ]
     one_thread = ["-filter_threads", "1", "-filter_complex_threads", "1"]
     return [command[0], *quiet, *one_thread, *command[1:]]
 
@@ -275,4 +283,7 @@ def _lines(messages: IO[bytes]) -> list[str]:
 
 def _is_complaint(line: str) -> bool:
     """Tell whether a message of FFmpeg is about the source's pictures, not about taste."""
+    count = re.search(r"\(video\): (\d+) packets read .*; (\d+) frames decoded;", line)
+    if count is not None and int(count[1]) > int(count[2]):
+        return True  # pictures may have been dropped without a word
     return any(word in line for word in ("[error]", "[fatal]", "corrupt", SIZE_CHANGE))

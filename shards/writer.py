@@ -224,10 +224,12 @@ class ShardWriter:
 def _frame_flags(clip: Clip) -> npt.NDArray[np.uint8]:
     """Return what the index says of each frame."""
     kinds = np.array(list(clip.kinds))
-    flags = (kinds == "I") * INTRA_FRAME + (kinds == "B") * BIDIRECTIONAL_FRAME
+    flags = np.zeros(len(kinds), np.uint8)
+    flags[kinds == "I"] = INTRA_FRAME
+    flags[kinds == "B"] = BIDIRECTIONAL_FRAME
     flags[list(clip.scene_cuts)] |= SCENE_CUT
     flags[list(clip.damaged_frames)] |= DAMAGED
-    return flags.astype(np.uint8)
+    return flags
 
 
 def _piece_columns(samples: Sequence[Sequence[Piece]]) -> PieceTable:
