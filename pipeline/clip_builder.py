@@ -80,13 +80,8 @@ class ClipBuilder:
         # An I-frame covers nothing, so that its "reference" is never read.
         reference = planes if self._reference is None else self._reference
         predicted = predict_planes(reference, fields.motion[0], coverage)
-        residual = residual_between(planes, predicted)
         number = len(self.kinds)
-        target = self._residual_row(number, planes)
-        start = 0
-        for plane in residual.planes:
-            target[start : start + plane.size] = plane.reshape(-1)
-            start += plane.size
+        residual = residual_between(planes, predicted, into=self._residual_row(number, planes))
         index = np.full((len(residual.exceptions), 1), number, np.int32)
         self._exceptions.append(np.concatenate([index, residual.exceptions], axis=1))
         is_predicted = coverage[::2, ::2] == 1

@@ -6,9 +6,9 @@ Reference samples outside of the picture repeat its border, without limit (claus
 clipping of xInt and yInt), and the picture is the coded one: predictions do read the columns
 and rows that cropping hides.
 
-Only what a block asks for is interpolated. Sums are kept in float32: every value is an integer
-below 2^24, so that nothing is ever rounded, and unlike Numba's 64-bit integers eight of them fit
-into a vector register. :mod:`gopstream.pipeline.plain.compensation` is the same in plain NumPy.
+Only what a block asks for is interpolated, row by row with the vector operations of
+:mod:`gopstream.pipeline.vector_rows`. :mod:`gopstream.pipeline.plain.compensation` is the same in
+plain NumPy.
 
 In the kernels planes are flat arrays with a number of samples per row, so that FFmpeg's padded
 rows are read where they are.
@@ -19,18 +19,20 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from gopstream.pipeline import vector_rows as rows
 from gopstream.pipeline.grid import BLOCK, Planes
 from gopstream.pipeline.kernel import kernel
 
 INTRA_PREDICTION: Final = 128
 """What an unpredicted block is compared with, so that its residual still fits in a byte."""
 
-# Two buffers' worth of the largest patch, 21 rows of 24 samples, and what long loops overrun.
-_BUFFER: Final = 24 * 24
+# A patch of the largest block has 21 rows of 21 samples; rows are kept apart by 24.
+_STEP: Final = 24
+_PATCH: Final = 21 * _STEP
 
 Samples = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
-Buffers = tuple[Floats, Floats, Floats, Floats]
+Sums = npt.NDArray[np.int16]
+Buffers = tuple[Samples, Samples, Sums]
 Area = tuple[int, int, int, int]
 """Top, left, height and width in samples."""
 
@@ -143,17 +145,8 @@ def _predict_chroma(
 
 @kernel
 def _new_buffers() -> Buffers:
-    """Return a patch, sums, and two intermediate results.
-
-    Zeros, since loops run over unused samples too, and leftovers of memory may be denormal
-    numbers, which are a hundred times slower.
-    """
-    return (
-        np.zeros(_BUFFER, np.float32),
-        np.zeros(_BUFFER, np.float32),
-        np.zeros(_BUFFER, np.float32),
-        np.zeros(_BUFFER, np.float32),
-    )
+    """Return a patch, intermediate samples, and sums."""
+    return np.empty(_PATCH, np.uint8), np.empty(_PATCH, np.uint8), np.empty(_PATCH, np.int16)
 
 
 @kernel
@@ -203,43 +196,97 @@ def _luma_block(
     dy: int,
     buffers: Buffers,
 ) -> None:
-    """Interpolate one block; letters as in figure 8-4 of the standard."""
+    """Interpolate one block, from the reference itself or from a patch across its border."""
     top, left, height, width = area
-    fx, fy = dx & 3, dy & 3
     y, x = top + (dy >> 2), left + (dx >> 2)
-    if fx == 0 and fy == 0 and _is_inside(predicted, y, x, height, width):
-        _copy_block(reference, y * stride + x, stride, predicted, area)
+    patch, samples, sums = buffers
+    out, step = predicted.reshape(-1), predicted.shape[1]
+    to = top * step + left
+    is_whole = dx & 3 == 0 and dy & 3 == 0
+    if _is_inside(predicted, y - 2, x - 2, height + 5, width + 5) or (
+        is_whole and _is_inside(predicted, y, x, height, width)
+    ):
+        at = y * stride + x
+        _luma_samples(
+            reference, at, stride, out, to, step, height, width, dx & 3, dy & 3, samples, sums
+        )
         return
-    patch, sums, first, second = buffers
-    step = width + 8
-    size = height * step
-    _gather(reference, stride, predicted, y - 2, x - 2, height + 5, width + 5, patch, step)
-    at = 2 * step + 2
-    if fx == 0 and fy == 0:
-        _store(patch, at, step, predicted, area)
-        return
-    if fx == 0:  # d, h, n
-        _half(patch, at, step, first, size)
-        if fy != 2:
-            _average(first, patch, at + (fy >> 1) * step, size)
-    elif fy == 0:  # a, b, c
-        _half(patch, at, 1, first, size)
-        if fx != 2:
-            _average(first, patch, at + (fx >> 1), size)
-    elif fx != 2 and fy != 2:  # e, g, p, r
-        _half(patch, at + (fy >> 1) * step, 1, first, size)
-        _half(patch, at + (fx >> 1), step, second, size)
-        _average(first, second, 0, size)
-    else:  # f, i, j, k, q
-        _sums(patch, at - 2 * step, sums, size + 5 * step)
-        _centre(sums, 2 * step, step, first, size)
-        if fy != 2:
-            _rounded(sums, (2 + (fy >> 1)) * step, second, size)
-            _average(first, second, 0, size)
-        elif fx != 2:
-            _half(patch, at + (fx >> 1), step, second, size)
-            _average(first, second, 0, size)
-    _store(first, 0, step, predicted, area)
+    _gather(reference, stride, predicted, y - 2, x - 2, height + 5, width + 5, patch)
+    at = 2 * _STEP + 2
+    _luma_samples(patch, at, _STEP, out, to, step, height, width, dx & 3, dy & 3, samples, sums)
+
+
+@kernel
+def _luma_samples(
+    source: Samples,
+    at: int,
+    stride: int,
+    out: Samples,
+    to: int,
+    step: int,
+    height: int,
+    width: int,
+    fx: int,
+    fy: int,
+    samples: Samples,
+    sums: Sums,
+) -> None:
+    """Interpolate one block; letters as in figure 8-4 of the standard."""
+    if (fx == 2 and fy != 0) or (fy == 2 and fx != 0):
+        for i in range(height + 5):
+            line = at + (i - 2) * stride
+            if width == 16:
+                rows.sums_16(sums, i * 16, source, line)
+            else:
+                rows.sums_8(sums, i * 16, source, line)
+    for i in range(height):
+        line, target = at + i * stride, to + i * step
+        right, below = line + (fx >> 1), line + (fy >> 1) * stride
+        if width == 16:
+            if fx == 0 and fy == 0:
+                rows.copy_16(out, target, source, line)
+            elif fx == 0:  # d, h, n
+                rows.half_16(out, target, source, line, stride)
+                if fy != 2:
+                    rows.average_16(out, target, source, below)
+            elif fy == 0:  # a, b, c
+                rows.half_16(out, target, source, line, 1)
+                if fx != 2:
+                    rows.average_16(out, target, source, right)
+            elif fx != 2 and fy != 2:  # e, g, p, r
+                rows.half_16(out, target, source, below, 1)
+                rows.half_16(samples, 0, source, right, stride)
+                rows.average_16(out, target, samples, 0)
+            else:  # f, i, j, k, q
+                rows.centre_16(out, target, sums, (i + 2) * 16, 16)
+                if fy != 2:
+                    rows.rounded_16(samples, 0, sums, (i + 2 + (fy >> 1)) * 16)
+                    rows.average_16(out, target, samples, 0)
+                elif fx != 2:
+                    rows.half_16(samples, 0, source, right, stride)
+                    rows.average_16(out, target, samples, 0)
+        elif fx == 0 and fy == 0:
+            rows.copy_8(out, target, source, line)
+        elif fx == 0:
+            rows.half_8(out, target, source, line, stride)
+            if fy != 2:
+                rows.average_8(out, target, source, below)
+        elif fy == 0:
+            rows.half_8(out, target, source, line, 1)
+            if fx != 2:
+                rows.average_8(out, target, source, right)
+        elif fx != 2 and fy != 2:
+            rows.half_8(out, target, source, below, 1)
+            rows.half_8(samples, 0, source, right, stride)
+            rows.average_8(out, target, samples, 0)
+        else:
+            rows.centre_8(out, target, sums, (i + 2) * 16, 16)
+            if fy != 2:
+                rows.rounded_8(samples, 0, sums, (i + 2 + (fy >> 1)) * 16)
+                rows.average_8(out, target, samples, 0)
+            elif fx != 2:
+                rows.half_8(samples, 0, source, right, stride)
+                rows.average_8(out, target, samples, 0)
 
 
 @kernel
@@ -252,45 +299,53 @@ def _chroma_block(
     dy: int,
     buffers: Buffers,
 ) -> None:
-    """Interpolate one block bilinearly, equation 8-266; a luma quarter is a chroma eighth."""
+    """Interpolate one block bilinearly; a luma quarter is a chroma eighth."""
     top, left, height, width = area
     fx, fy = dx & 7, dy & 7
     y, x = top + (dy >> 3), left + (dx >> 3)
-    if fx == 0 and fy == 0 and _is_inside(predicted, y, x, height, width):
-        _copy_block(reference, y * stride + x, stride, predicted, area)
+    patch = buffers[0]
+    out, step = predicted.reshape(-1), predicted.shape[1]
+    to = top * step + left
+    is_whole = fx == 0 and fy == 0
+    if _is_inside(predicted, y, x, height + 1, width + 1) or (
+        is_whole and _is_inside(predicted, y, x, height, width)
+    ):
+        at = y * stride + x
+        _chroma_samples(reference, at, stride, out, to, step, height, width, fx, fy)
         return
-    patch, result = buffers[0], buffers[1]
-    step = width + 8
-    _gather(reference, stride, predicted, y, x, height + 1, width + 1, patch, step)
-    a, b = np.float32((8 - fx) * (8 - fy)), np.float32(fx * (8 - fy))
-    c, d = np.float32((8 - fx) * fy), np.float32(fx * fy)
-    right, below, both = patch[1:], patch[step:], patch[step + 1 :]
-    for k in range(height * step):
-        total = a * patch[k] + b * right[k] + c * below[k] + d * both[k]
-        result[k] = np.floor((total + np.float32(32)) * np.float32(1 / 64))
-    _store(result, 0, step, predicted, area)
+    _gather(reference, stride, predicted, y, x, height + 1, width + 1, patch)
+    _chroma_samples(patch, 0, _STEP, out, to, step, height, width, fx, fy)
+
+
+@kernel
+def _chroma_samples(
+    source: Samples,
+    at: int,
+    stride: int,
+    out: Samples,
+    to: int,
+    step: int,
+    height: int,
+    width: int,
+    fx: int,
+    fy: int,
+) -> None:
+    for i in range(height):
+        line, target = at + i * stride, to + i * step
+        if width == 8:
+            if fx == 0 and fy == 0:
+                rows.copy_8(out, target, source, line)
+            else:
+                rows.bilinear_8(out, target, source, line, stride, fx, fy)
+        elif fx == 0 and fy == 0:
+            rows.copy_4(out, target, source, line)
+        else:
+            rows.bilinear_4(out, target, source, line, stride, fx, fy)
 
 
 @kernel
 def _is_inside(plane: Samples, y: int, x: int, height: int, width: int) -> bool:
     return y >= 0 and x >= 0 and y + height <= plane.shape[0] and x + width <= plane.shape[1]
-
-
-@kernel
-def _copy_block(
-    source: Samples,
-    start: int,
-    stride: int,
-    plane: Samples,
-    area: Area,
-) -> None:
-    top, left, height, width = area
-    target = plane.reshape(-1)
-    for i in range(height):
-        # Unsigned positions spare the test for Python's negative ones.
-        read, write = np.uintp(start + i * stride), np.uintp((top + i) * plane.shape[1] + left)
-        for j in range(width):
-            target[write + np.uintp(j)] = source[read + np.uintp(j)]
 
 
 @kernel
@@ -302,93 +357,17 @@ def _gather(
     x: int,
     height: int,
     width: int,
-    patch: Floats,
-    step: int,
+    patch: Samples,
 ) -> None:
     """Copy ``height`` x ``width`` samples from (y, x) on; outside, the picture's border repeats."""
-    if _is_inside(plane, y, x, height, width):
-        for i in range(height):
-            read, write = np.uintp((y + i) * stride + x), np.uintp(i * step)
-            for j in range(width):
-                patch[write + np.uintp(j)] = np.float32(np.int32(source[read + np.uintp(j)]))
-        return
     num_left = min(max(-x, 0), width)
     end = min(max(plane.shape[1] - x, 0), width)
     for i in range(height):
         line = min(max(y + i, 0), plane.shape[0] - 1) * stride
-        read, write = np.uintp(line + x), np.uintp(i * step)
+        write = i * _STEP
         for j in range(num_left):
-            patch[write + np.uintp(j)] = source[line]
+            patch[write + j] = source[line]
         for j in range(num_left, end):
-            patch[write + np.uintp(j)] = np.float32(np.int32(source[read + np.uintp(j)]))
+            patch[write + j] = source[line + x + j]
         for j in range(end, width):
-            patch[write + np.uintp(j)] = source[line + plane.shape[1] - 1]
-
-
-@kernel
-def _store(
-    values: Floats,
-    start: int,
-    step: int,
-    plane: Samples,
-    area: Area,
-) -> None:
-    top, left, height, width = area
-    target = plane.reshape(-1)
-    for i in range(height):
-        read, write = np.uintp(start + i * step), np.uintp((top + i) * plane.shape[1] + left)
-        for j in range(width):
-            target[write + np.uintp(j)] = np.uint8(np.int32(values[read + np.uintp(j)]))
-
-
-# The loops below run over whole patches, a few unused columns included: one long loop over
-# contiguous samples is what a compiler turns into vector instructions.
-
-
-@kernel
-def _half(values: Floats, at: int, step: int, result: Floats, size: int) -> None:
-    """Half samples b (step 1) or h (step of a row): equations 8-241 to 8-244."""
-    a, b, c = values[at - 2 * step :], values[at - step :], values[at:]
-    d, e, f = values[at + step :], values[at + 2 * step :], values[at + 3 * step :]
-    for k in range(size):
-        total = a[k] + f[k] - np.float32(5) * (b[k] + e[k]) + np.float32(20) * (c[k] + d[k])
-        total = np.floor((total + np.float32(16)) * np.float32(1 / 32))
-        result[k] = min(max(total, np.float32(0)), np.float32(255))
-
-
-@kernel
-def _sums(values: Floats, at: int, result: Floats, size: int) -> None:
-    """Horizontal sums b1, not rounded."""
-    a, b, c = values[at - 2 :], values[at - 1 :], values[at:]
-    d, e, f = values[at + 1 :], values[at + 2 :], values[at + 3 :]
-    for k in range(size):
-        total = a[k] + f[k] - np.float32(5) * (b[k] + e[k])
-        result[k] = total + np.float32(20) * (c[k] + d[k])
-
-
-@kernel
-def _centre(sums: Floats, at: int, step: int, result: Floats, size: int) -> None:
-    """Centre samples j: equations 8-245 to 8-247."""
-    a, b, c = sums[at - 2 * step :], sums[at - step :], sums[at:]
-    d, e, f = sums[at + step :], sums[at + 2 * step :], sums[at + 3 * step :]
-    for k in range(size):
-        total = a[k] + f[k] - np.float32(5) * (b[k] + e[k]) + np.float32(20) * (c[k] + d[k])
-        total = np.floor((total + np.float32(512)) * np.float32(1 / 1024))
-        result[k] = min(max(total, np.float32(0)), np.float32(255))
-
-
-@kernel
-def _rounded(sums: Floats, at: int, result: Floats, size: int) -> None:
-    """Half samples b from their sums."""
-    shifted = sums[at:]
-    for k in range(size):
-        total = np.floor((shifted[k] + np.float32(16)) * np.float32(1 / 32))
-        result[k] = min(max(total, np.float32(0)), np.float32(255))
-
-
-@kernel
-def _average(result: Floats, other: Floats, at: int, size: int) -> None:
-    """Quarter samples: the mean of two neighbours, rounded up (equations 8-250 to 8-261)."""
-    shifted = other[at:]
-    for k in range(size):
-        result[k] = np.floor((result[k] + shifted[k] + np.float32(1)) * np.float32(0.5))
+            patch[write + j] = source[line + plane.shape[1] - 1]

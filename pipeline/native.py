@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gopstream.pipeline.audit import StreamAudit, audit_stream
-from gopstream.pipeline.decode import DecodedFrame
+from gopstream.pipeline.decode import DecodedFrame, coded_planes
 from gopstream.pipeline.errors import BitstreamError
 from gopstream.pipeline.grid import BlockMotion, Planes
 from gopstream.pipeline.motion import rasterise_vectors
@@ -137,19 +137,46 @@ class PictureScaler:
         """Prepare for the pictures of a stream."""
         self._stream = stream
         self._matrix = canonical_matrix(stream.facts)
+        self._origin = (stream.audit.display_rect or (0, 0))[:2]
         self._graph: av.filter.Graph | None = None
 
     def scale(self, picture: av.video.frame.VideoFrame) -> npt.NDArray[np.uint8]:
         """Return (H * 3 / 2, W) uint8 I420, limited range, like ``transcode_frames``."""
+        if self._is_stored_as_it_is(picture):
+            return self._copy(coded_planes(picture))
         if self._graph is None:
             self._graph = self._build(picture)
         self._graph.vpush(picture)
         scaled = self._graph.vpull().to_ndarray()
         return scaled.astype(np.uint8, copy=False)
 
+    def _is_stored_as_it_is(self, picture: av.video.frame.VideoFrame) -> bool:
+        """Tell whether scaling would change nothing."""
+        facts = self._stream.facts
+        return (
+            picture.format.name == "yuv420p"
+            and not facts.full_range
+            and facts.rotation == 0
+            and facts.matrix in (self._matrix, "unspecified")
+            and self._stream.frame_size == (facts.width, facts.height)
+        )
+
+    def _copy(self, planes: Planes) -> npt.NDArray[np.uint8]:
+        x, y = self._origin
+        width, height = self._stream.frame_size
+        picture = np.empty(width * height * 3 // 2, np.uint8)
+        picture[: width * height].reshape(height, width)[:] = planes.y[
+            y : y + height, x : x + width
+        ]
+        chroma = picture[width * height :].reshape(2, height // 2, width // 2)
+        rows, columns = slice(y // 2, (y + height) // 2), slice(x // 2, (x + width) // 2)
+        chroma[0] = planes.cb[rows, columns]
+        chroma[1] = planes.cr[rows, columns]
+        return picture.reshape(height * 3 // 2, width)
+
     def _build(self, picture: av.video.frame.VideoFrame) -> av.filter.Graph:
         facts = self._stream.facts
-        x, y = (self._stream.audit.display_rect or (0, 0))[:2]
+        x, y = self._origin
         width, height = self._stream.frame_size
         graph = av.filter.Graph()
         graph.threads = 1

@@ -28,20 +28,28 @@ class Residual(NamedTuple):
     """(E, 4) rows of plane (0 Y, 1 Cb, 2 Cr), y, x, signed value outside of int8."""
 
 
-def residual_between(decoded: Planes, predicted: Planes) -> Residual:
+def residual_between(
+    decoded: Planes, predicted: Planes, *, into: Samples | None = None
+) -> Residual:
     """Subtract the prediction from the decoded planes.
 
     Args:
         decoded: Coded planes; rows may be padded.
         predicted: Planes of the same sizes, rows side by side.
+        into: (Hc * 3 / 2 * Wc,) uint8 to hold the planes of the result, Y, Cb, Cr one after the
+            other; a new array by default.
     """
+    if into is None:
+        into = np.empty(sum(plane.size for plane in decoded), np.uint8)
     wrapped = []
     exceptions = []
+    start = 0
     for index, (plane, prediction) in enumerate(zip(decoded, predicted, strict=True)):
-        difference = np.empty(plane.shape, np.uint8)
+        difference = into[start : start + plane.size].reshape(plane.shape)
         if _subtract(*flat_rows(plane), prediction.reshape(-1), difference):
             exceptions.append(_exceptions(index, plane, prediction))
         wrapped.append(difference)
+        start += plane.size
     listed = np.concatenate(exceptions) if exceptions else np.empty((0, 4), np.int32)
     return Residual(Planes(*wrapped), listed)
 

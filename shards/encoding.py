@@ -16,7 +16,7 @@ from gopstream.pipeline.clip import Clip
 from gopstream.shards.errors import FormatError
 
 # Motion and coverage are small and read often: the higher level costs little and saves 5 %.
-_ZSTD_LEVELS: Final = {"motion": 9, "coverage": 9, "residual": 3}
+_ZSTD_LEVELS: Final = {"motion": 3, "coverage": 3, "residual": 1}
 
 
 class Piece(NamedTuple):
