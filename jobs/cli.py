@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 import gopstream
+from gopstream.jobs.bench_commands import bench
 from gopstream.jobs.console import error_console
 from gopstream.jobs.data_commands import info, shard, verify
 from gopstream.jobs.model_commands import demo, evaluate, models, train
-from gopstream.jobs.video_commands import conformance, extract
+from gopstream.jobs.video_commands import conformance, extract, scan
 
 app = App(
     name="gopstream",
@@ -25,8 +26,9 @@ app = App(
     suppress_keyboard_interrupt=False,  # main says what was kept
 )
 
-for command in (shard, verify, info, extract, conformance, train, evaluate, models, demo):
+for command in (shard, verify, info, scan, extract, conformance, train, evaluate, models, demo):
     app.command(command)
+app.command(bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,10 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _describe(error: Exception) -> str:
     """Return an error in words; one that we did not foresee says how to see more."""
     from gopstream.jobs.errors import UserError
+    from gopstream.jobs.worker_pool import WorkerError
     from gopstream.pipeline.errors import PipelineError
     from gopstream.shards.errors import ShardError
 
-    if isinstance(error, (UserError, PipelineError, ShardError)) or (
+    if isinstance(error, (UserError, PipelineError, ShardError, WorkerError)) or (
         isinstance(error, FileNotFoundError) and error.errno is None
     ):
         return str(error)

@@ -3,11 +3,14 @@
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from gopstream.jobs.errors import UserError
+
+if TYPE_CHECKING:
+    from gopstream.pipeline.options import ExtractionOptions
 
 JsonFile = Annotated[
     str | None,
@@ -46,3 +49,39 @@ def ffmpeg_binary() -> str:
     from gopstream.pipeline.transcode import default_ffmpeg
 
     return os.environ.get("GOPSTREAM_FFMPEG") or default_ffmpeg()
+
+
+def extraction_options(
+    *,
+    mode: Literal["canonical", "native"],
+    planes: str | None,
+    short_side: int,
+    quality: int,
+    crf: int = 20,
+    gop: int = 12,
+    frame_stride: int = 1,
+    segment_frames: int = 300,
+    backend: Literal["pyav", "mvextractor"] = "pyav",
+) -> "ExtractionOptions":
+    """Return the options of an extraction as the command line gives them.
+
+    Raises:
+        UserError: If a value cannot be meant.
+    """
+    from gopstream.pipeline.options import ExtractionOptions
+    from gopstream.pipeline.transcode import CanonicalFormat
+
+    if planes is None:
+        planes = "frames,motion,residual" if mode == "canonical" else "frames,motion"
+    try:
+        return ExtractionOptions(
+            canonical=CanonicalFormat(short_side=short_side, crf=crf, gop=gop),
+            mode=mode,
+            backend=backend,
+            planes=tuple(plane.strip() for plane in planes.split(",") if plane.strip()),
+            quality=quality,
+            frame_stride=frame_stride,
+            segment_frames=segment_frames,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error

@@ -4,7 +4,13 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from gopstream.jobs.command_options import JsonFile, ffmpeg_binary, local_folder, report
+from gopstream.jobs.command_options import (
+    JsonFile,
+    extraction_options,
+    ffmpeg_binary,
+    local_folder,
+    report,
+)
 from gopstream.jobs.console import say
 from gopstream.jobs.errors import UserError
 
@@ -87,29 +93,26 @@ def shard(
     from gopstream.jobs.preprocess import preprocess
     from gopstream.jobs.summaries import shard_summary
     from gopstream.pipeline.annotations import read_annotations
-    from gopstream.pipeline.options import ExtractionOptions
-    from gopstream.pipeline.transcode import CanonicalFormat
 
-    if planes is None:
-        planes = "frames,motion,residual" if mode == "canonical" else "frames,motion"
-    if stall_seconds <= 0:
-        raise UserError(f"--stall-seconds must be above 0, got {stall_seconds:g}")
     if not videos.is_dir():
         raise UserError(f"{videos}: no such folder")
-    try:
-        options = ExtractionOptions(
-            canonical=CanonicalFormat(short_side=short_side, crf=crf, gop=gop),
-            mode=mode,
-            planes=tuple(plane.strip() for plane in planes.split(",") if plane.strip()),
-            quality=quality,
-            frame_stride=frame_stride,
-            segment_frames=segment_frames,
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    for name, value in (("videos-per-shard", videos_per_shard), ("limit", limit)):
-        if value is not None and value < 1:
-            raise UserError(f"--{name} must be at least 1, got {value}")
+    for name, value in (
+        ("videos-per-shard", videos_per_shard),
+        ("limit", limit),
+        ("stall-seconds", stall_seconds),
+    ):
+        if value is not None and value <= 0:
+            raise UserError(f"--{name} must be above 0, got {value:g}")
+    options = extraction_options(
+        planes=planes,
+        mode=mode,
+        short_side=short_side,
+        crf=crf,
+        gop=gop,
+        quality=quality,
+        frame_stride=frame_stride,
+        segment_frames=segment_frames,
+    )
     outcomes = preprocess(
         videos,
         local_folder(out),

@@ -36,7 +36,7 @@ from gopstream.pipeline.h264_syntax import (
     parse_picture_parameters,
     parse_sequence_parameters,
 )
-from gopstream.pipeline.probe import best_video_stream, open_container
+from gopstream.pipeline.probe import best_video_stream, demux_packets, open_container
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -387,7 +387,7 @@ def audit_stream(path: Path) -> StreamAudit:
         builder = AuditBuilder(context.codec.canonical_name, extradata=context.extradata)
         for _ in range(_MAX_READ_ERRORS):
             try:
-                for packet in container.demux(stream):
+                for packet in demux_packets(container, stream):
                     if packet.has_sidedata("new_extradata"):
                         builder.add_extradata(bytes(packet.get_sidedata("new_extradata")))
                     builder.add_packet(packet)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gopstream.pipeline.clip import Clip
-from gopstream.pipeline.clip_builder import ClipBuilder
+from gopstream.pipeline.clip_builder import ClipBuilder, intra_share
 from gopstream.pipeline.damage import diagnose
 from gopstream.pipeline.decode import CodedStream, DecodedFrame
 from gopstream.pipeline.errors import TranscodeError
@@ -16,6 +16,7 @@ from gopstream.pipeline.jpeg import encode_frame
 from gopstream.pipeline.motion import rasterise_vectors
 from gopstream.pipeline.options import FRAMES_PER_BEAT, ExtractionOptions, OnProgress
 from gopstream.pipeline.probe import VideoFacts
+from gopstream.pipeline.shots import ShotDetector
 from gopstream.pipeline.transcode import (
     SIZE_CHANGE,
     canonical_matrix,
@@ -39,6 +40,7 @@ class CanonicalSource:
         self.stream_path = folder / "canonical.nut"
         self.num_frames = 0
         self._options = options
+        self._shots = ShotDetector()
         self._on_progress = on_progress
         self._frame_size = canonical_size(facts, options.canonical.short_side)
         self._spool = FrameSpool(folder / "frames.mjpeg", stride=options.frame_stride)
@@ -67,7 +69,11 @@ class CanonicalSource:
             _check_canonical(frame, stream)
             height, width = frame.planes.y.shape
             fields = rasterise_vectors(frame.vectors, coded_height=height, coded_width=width)
-            builder.add(fields, kind=frame.kind, pts=frame.pts, planes=frame.planes)
+            planes = frame.planes
+            is_cut = self._shots.is_cut(
+                kind=frame.kind, intra_share=intra_share(fields), luma=planes.y
+            )
+            builder.add(fields, kind=frame.kind, pts=frame.pts, is_cut=is_cut, planes=planes)
             if len(builder.kinds) % FRAMES_PER_BEAT == 0:
                 self._on_progress()
         if len(builder.kinds) != expected:
@@ -98,6 +104,7 @@ class CanonicalSource:
             first_frame=first_frame,
             chunk_starts=builder.chunk_starts(longest=None),
             exactness="exact",
+            scene_cuts=tuple(builder.scene_cuts),
             damaged_frames=tuple(damaged.tolist()),
             warnings=tuple(self._warnings),
         )

@@ -22,6 +22,8 @@ class ClipBuilder:
     """Frames that the clip is likely to have; more are possible."""
     kinds: list[str] = field(default_factory=list)
     pts: list[int] = field(default_factory=list)
+    scene_cuts: list[int] = field(default_factory=list)
+    """Frames with which a shot begins."""
     coded_shape: tuple[int, int] = (0, 0)
     """(Hc, Wc)."""
     _fields: list[BlockMotion] = field(default_factory=list)
@@ -33,7 +35,13 @@ class ClipBuilder:
     _num_zero: int = 0
 
     def add(
-        self, fields: BlockMotion, *, kind: str, pts: int, planes: Planes | None = None
+        self,
+        fields: BlockMotion,
+        *,
+        kind: str,
+        pts: int,
+        is_cut: bool = False,
+        planes: Planes | None = None,
     ) -> None:
         """Take the next frame.
 
@@ -41,6 +49,7 @@ class ClipBuilder:
             fields: Its motion, (L, Hb, Wb).
             kind: ``I``, ``P`` or ``B``.
             pts: Its presentation time.
+            is_cut: Whether a shot begins with it.
             planes: Its decoded coded planes; needed for a residual only. They must stay valid
                 until the next frame has been added.
 
@@ -65,6 +74,8 @@ class ClipBuilder:
                 )
             self._add_hash(planes, starts_gop=kind == "I")
             self._add_residual(planes, fields)
+        if is_cut:
+            self.scene_cuts.append(len(self.kinds))
         self.kinds.append(kind)
         self.pts.append(pts)
         self._fields.append(fields)
@@ -133,3 +144,9 @@ class ClipBuilder:
             if index == 0 or kind == "I" or is_long:
                 starts.append(index)
         return tuple(starts)
+
+
+def intra_share(fields: BlockMotion) -> float:
+    """Return the share of blocks that neither list predicts."""
+    covered = fields.coverage[0] if len(fields.coverage) == 1 else fields.coverage.any(axis=0)
+    return 1.0 - np.count_nonzero(covered) / covered.size

@@ -198,26 +198,23 @@ def _luma_block(
 ) -> None:
     """Interpolate one block, from the reference itself or from a patch across its border."""
     top, left, height, width = area
-    y, x = top + (dy >> 2), left + (dx >> 2)
+    fx, fy, y, x = dx & 3, dy & 3, top + (dy >> 2), left + (dx >> 2)
     patch, samples, sums = buffers
     out, step = predicted.reshape(-1), predicted.shape[1]
+    source, line, at = reference, stride, y * stride + x
+    is_whole = fx == 0 and fy == 0 and _is_inside(predicted, y, x, height, width)
+    if not (is_whole or _is_inside(predicted, y - 2, x - 2, height + 5, width + 5)):
+        _gather(reference, stride, predicted, y - 2, x - 2, height + 5, width + 5, patch)
+        source, line, at = patch, _STEP, 2 * _STEP + 2
     to = top * step + left
-    is_whole = dx & 3 == 0 and dy & 3 == 0
-    if _is_inside(predicted, y - 2, x - 2, height + 5, width + 5) or (
-        is_whole and _is_inside(predicted, y, x, height, width)
-    ):
-        at = y * stride + x
-        _luma_samples(
-            reference, at, stride, out, to, step, height, width, dx & 3, dy & 3, samples, sums
-        )
-        return
-    _gather(reference, stride, predicted, y - 2, x - 2, height + 5, width + 5, patch)
-    at = 2 * _STEP + 2
-    _luma_samples(patch, at, _STEP, out, to, step, height, width, dx & 3, dy & 3, samples, sums)
+    if width == 16:
+        _luma_rows_16(source, at, line, out, to, step, height, fx, fy, samples, sums)
+    else:
+        _luma_rows_8(source, at, line, out, to, step, height, fx, fy, samples, sums)
 
 
 @kernel
-def _luma_samples(
+def _luma_rows_16(
     source: Samples,
     at: int,
     stride: int,
@@ -225,64 +222,81 @@ def _luma_samples(
     to: int,
     step: int,
     height: int,
-    width: int,
     fx: int,
     fy: int,
     samples: Samples,
     sums: Sums,
 ) -> None:
-    """Interpolate one block; letters as in figure 8-4 of the standard."""
+    """Interpolate rows of 16 samples; letters as in figure 8-4 of the standard."""
     if (fx == 2 and fy != 0) or (fy == 2 and fx != 0):
         for i in range(height + 5):
-            line = at + (i - 2) * stride
-            if width == 16:
-                rows.sums_16(sums, i * 16, source, line)
-            else:
-                rows.sums_8(sums, i * 16, source, line)
+            rows.sums_16(sums, i * 16, source, at + (i - 2) * stride)
     for i in range(height):
         line, target = at + i * stride, to + i * step
         right, below = line + (fx >> 1), line + (fy >> 1) * stride
-        if width == 16:
-            if fx == 0 and fy == 0:
-                rows.copy_16(out, target, source, line)
-            elif fx == 0:  # d, h, n
-                rows.half_16(out, target, source, line, stride)
-                if fy != 2:
-                    rows.average_16(out, target, source, below)
-            elif fy == 0:  # a, b, c
-                rows.half_16(out, target, source, line, 1)
-                if fx != 2:
-                    rows.average_16(out, target, source, right)
-            elif fx != 2 and fy != 2:  # e, g, p, r
-                rows.half_16(out, target, source, below, 1)
+        if fx == 0 and fy == 0:
+            rows.copy_16(out, target, source, line)
+        elif fx == 0:  # d, h, n
+            rows.half_16(out, target, source, line, stride)
+            if fy != 2:
+                rows.average_16(out, target, source, below)
+        elif fy == 0:  # a, b, c
+            rows.half_16(out, target, source, line, 1)
+            if fx != 2:
+                rows.average_16(out, target, source, right)
+        elif fx != 2 and fy != 2:  # e, g, p, r
+            rows.half_16(out, target, source, below, 1)
+            rows.half_16(samples, 0, source, right, stride)
+            rows.average_16(out, target, samples, 0)
+        else:  # f, i, j, k, q
+            rows.centre_16(out, target, sums, (i + 2) * 16, 16)
+            if fy != 2:
+                rows.rounded_16(samples, 0, sums, (i + 2 + (fy >> 1)) * 16)
+                rows.average_16(out, target, samples, 0)
+            elif fx != 2:
                 rows.half_16(samples, 0, source, right, stride)
                 rows.average_16(out, target, samples, 0)
-            else:  # f, i, j, k, q
-                rows.centre_16(out, target, sums, (i + 2) * 16, 16)
-                if fy != 2:
-                    rows.rounded_16(samples, 0, sums, (i + 2 + (fy >> 1)) * 16)
-                    rows.average_16(out, target, samples, 0)
-                elif fx != 2:
-                    rows.half_16(samples, 0, source, right, stride)
-                    rows.average_16(out, target, samples, 0)
-        elif fx == 0 and fy == 0:
+
+
+@kernel
+def _luma_rows_8(
+    source: Samples,
+    at: int,
+    stride: int,
+    out: Samples,
+    to: int,
+    step: int,
+    height: int,
+    fx: int,
+    fy: int,
+    samples: Samples,
+    sums: Sums,
+) -> None:
+    """Interpolate rows of 8 samples; letters as in figure 8-4 of the standard."""
+    if (fx == 2 and fy != 0) or (fy == 2 and fx != 0):
+        for i in range(height + 5):
+            rows.sums_8(sums, i * 8, source, at + (i - 2) * stride)
+    for i in range(height):
+        line, target = at + i * stride, to + i * step
+        right, below = line + (fx >> 1), line + (fy >> 1) * stride
+        if fx == 0 and fy == 0:
             rows.copy_8(out, target, source, line)
-        elif fx == 0:
+        elif fx == 0:  # d, h, n
             rows.half_8(out, target, source, line, stride)
             if fy != 2:
                 rows.average_8(out, target, source, below)
-        elif fy == 0:
+        elif fy == 0:  # a, b, c
             rows.half_8(out, target, source, line, 1)
             if fx != 2:
                 rows.average_8(out, target, source, right)
-        elif fx != 2 and fy != 2:
+        elif fx != 2 and fy != 2:  # e, g, p, r
             rows.half_8(out, target, source, below, 1)
             rows.half_8(samples, 0, source, right, stride)
             rows.average_8(out, target, samples, 0)
-        else:
-            rows.centre_8(out, target, sums, (i + 2) * 16, 16)
+        else:  # f, i, j, k, q
+            rows.centre_8(out, target, sums, (i + 2) * 8, 8)
             if fy != 2:
-                rows.rounded_8(samples, 0, sums, (i + 2 + (fy >> 1)) * 16)
+                rows.rounded_8(samples, 0, sums, (i + 2 + (fy >> 1)) * 8)
                 rows.average_8(out, target, samples, 0)
             elif fx != 2:
                 rows.half_8(samples, 0, source, right, stride)

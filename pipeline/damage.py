@@ -17,7 +17,8 @@ class DamageSpread:
     """Follows damage through a stream, frame by frame in presentation order.
 
     Damage spreads from a frame to all that follow, until a key frame. B-frames that are shown
-    right before a damaged frame were predicted from it too. Frames shown before the first key
+    right before a damaged frame were predicted from it too, and the frame before them is suspect.
+    Frames shown before the first key
     frame lack what they were predicted from: the beginning was cut off.
     """
 
@@ -30,15 +31,24 @@ class DamageSpread:
         """Take the next frame."""
         if not self.flags and frame.follows_hidden_key:
             self._is_tainted = False
+        if frame.is_damaged:
+            self.suspect_last()
         if frame.kind == "B":
             self.flags.append(self._is_tainted or frame.is_damaged)
             self._num_trailing_b += 1
             return
-        if frame.is_damaged and self._num_trailing_b:
-            self.flags[-self._num_trailing_b :] = [True] * self._num_trailing_b
         self._num_trailing_b = 0
         self._is_tainted = frame.is_damaged or (self._is_tainted and not frame.is_key)
         self.flags.append(self._is_tainted)
+
+    def suspect_last(self) -> None:
+        """Mark what lies right before a damaged frame, or before the damaged end of a stream.
+
+        The B-frames were predicted from it; and damage may begin in the packet before the one
+        that does not decode, where a decoder cannot notice it.
+        """
+        num_suspect = min(len(self.flags), self._num_trailing_b + 1)
+        self.flags[len(self.flags) - num_suspect :] = [True] * num_suspect
 
 
 class Diagnosis(NamedTuple):
@@ -63,4 +73,6 @@ def diagnose(path: Path) -> Diagnosis:
                 spread.add(frame)
         except BitstreamError as error:
             stream.faults.append(str(error))
+        if stream.lost_at_end:
+            spread.suspect_last()
         return Diagnosis(spread.flags, stream.faults)

@@ -8,6 +8,7 @@ A packet that does not decode costs its own pictures, never the rest of the stre
 on, and every picture that may show the damage is marked.
 """
 
+import heapq
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,12 +29,12 @@ from av.sidedata.sidedata import Type as SideDataType
 from gopstream.pipeline.errors import BitstreamError
 from gopstream.pipeline.grid import Planes
 from gopstream.pipeline.motion import VECTOR_DTYPE
-from gopstream.pipeline.probe import MAX_PIXELS, best_video_stream, open_container
+from gopstream.pipeline.probe import MAX_PIXELS, best_video_stream, demux_packets, open_container
 
 MAX_PACKETS_WITHOUT_PICTURE: Final = 3000
 """A stream that goes on without yielding a picture is given up after this many packets."""
 _MAX_LISTED_FAULTS: Final = 20
-_ONE_PICTURE_PER_PACKET: Final = ("h264", "hevc", "mpeg1video", "mpeg2video")
+_ONE_PICTURE_PER_PACKET: Final = ("h264", "mpeg1video", "mpeg2video")
 _EARLY_END_SHARE, _EARLY_END_SECONDS = 0.1, 0.25
 
 
@@ -80,6 +81,8 @@ class CodedStream:
     frames: Iterator[DecodedFrame]
     faults: list[str] = field(default_factory=list)
     """What was wrong so far, in words; grows while ``frames`` is consumed."""
+    lost_at_end: bool = False
+    """Packets after the last picture did not decode."""
     num_hidden: int = 0
     """Pictures so far that an edit list of the container hides; they were decoded."""
 
@@ -137,20 +140,17 @@ def _decode_frames(
     on_packet: "Callable[[VideoPacket], None] | None",
 ) -> Iterator[DecodedFrame]:
     clock = _Clock(stream, coded.faults)
-    num_frames = num_barren = num_expected = 0
-    lost_packet = hides_key = False
+    account = _Account(stream.codec_context.codec.canonical_name, coded)
+    num_frames = num_barren = 0
     for number, packet in enumerate(_packets(container, stream, coded.faults)):
         if on_packet is not None and packet.size:
             on_packet(packet)
-        coded.num_hidden += packet.is_discard
-        hides_key |= packet.is_discard and packet.is_keyframe
-        num_expected += packet.size > 0 and not packet.is_discard
+        account.add(packet)
         try:
             pictures = packet.decode()
         except av.error.FFmpegError as error:
             pictures = []
-            lost_packet = True
-            num_expected -= not packet.is_discard
+            account.lose(packet)
             add_fault(coded.faults, f"packet {number} does not decode ({error.strerror})")
         num_barren = 0 if pictures else num_barren + 1
         if num_barren > MAX_PACKETS_WITHOUT_PICTURE:
@@ -161,22 +161,12 @@ def _decode_frames(
         num_frames += len(pictures)
         while pictures:
             # Popped, so that nothing here keeps a picture alive: the decoder uses its buffer again.
-            yield _decoded_frame(
-                pictures.pop(0), clock, lost_packet=lost_packet, follows_hidden_key=hides_key
-            )
-            lost_packet = False
+            yield _decoded_frame(pictures.pop(0), clock, account)
     if num_frames == 0:
         why = f": {coded.faults[0]}" if coded.faults else ""
         raise BitstreamError(f"{path.name}: no picture decodes{why}")
-    _check_losses(num_expected - num_frames, stream, coded.faults)
+    account.close()
     clock.check_end(container, stream)
-
-
-def _check_losses(num_lost: int, stream: av.video.stream.VideoStream, faults: list[str]) -> None:
-    """Report pictures that the decoder dropped without a word."""
-    if num_lost > 0 and stream.codec_context.codec.canonical_name in _ONE_PICTURE_PER_PACKET:
-        what = "pictures are lost: what they are" if num_lost > 1 else "picture is lost: what it is"
-        add_fault(faults, f"{num_lost} {what} predicted from is missing")
 
 
 def _packets(
@@ -186,11 +176,13 @@ def _packets(
 ) -> "Iterator[VideoPacket]":
     """Yield packets until the file ends or cannot be read on; then the decoder is flushed."""
     try:
-        yield from container.demux(stream)
+        yield from demux_packets(container, stream)
     except av.error.FFmpegError as error:
         # A cut file: what came before it is good.
         add_fault(faults, f"the file cannot be read to its end ({error.strerror})")
-        yield av.packet.Packet()  # type: ignore[misc]  # an empty one belongs to no stream
+        flush = av.packet.Packet()
+        flush.stream = stream
+        yield flush  # type: ignore[misc]  # its stream is set, which the stub cannot know
 
 
 def add_fault(faults: list[str], fault: str) -> None:
@@ -202,11 +194,7 @@ def add_fault(faults: list[str], fault: str) -> None:
 
 
 def _decoded_frame(
-    picture: av.video.frame.VideoFrame,
-    clock: "_Clock",
-    *,
-    lost_packet: bool,
-    follows_hidden_key: bool,
+    picture: av.video.frame.VideoFrame, clock: "_Clock", account: "_Account"
 ) -> DecodedFrame:
     # Not picture.side_data, which ties picture and side data into a cycle: pictures would then
     # pile up until Python's collector runs, a hundred of them, whatever their size.
@@ -216,7 +204,7 @@ def _decoded_frame(
     # A view of FFmpeg's own records: it keeps them, and the picture, alive.
     vectors = None if side_data is None else np.frombuffer(side_data, VECTOR_DTYPE)
     kind = _KINDS.get(int(picture.pict_type), "?")
-    is_damaged = lost_packet or picture.is_corrupt
+    is_damaged = account.take(picture) or picture.is_corrupt
     return DecodedFrame(
         picture=picture,
         kind=kind,
@@ -225,8 +213,63 @@ def _decoded_frame(
         is_key=picture.key_frame,
         is_interlaced=picture.interlaced_frame,
         is_damaged=is_damaged,
-        follows_hidden_key=follows_hidden_key,
+        follows_hidden_key=account.hides_key,
     )
+
+
+class _Account:
+    """Which packets went in, and whether their pictures came out."""
+
+    def __init__(self, codec: str, coded: CodedStream) -> None:
+        self._coded = coded
+        self._is_one_to_one = codec in _ONE_PICTURE_PER_PACKET
+        self._times: list[int] = []
+        """A heap: of pictures that have not come out."""
+        self._corrupt_times: set[int] = set()
+        self._num_lost = 0
+        self._has_loss = False
+        self.hides_key = False
+
+    def add(self, packet: "VideoPacket") -> None:
+        """Take a packet, before it is decoded."""
+        if packet.is_discard:
+            self._coded.num_hidden += 1
+            self.hides_key |= packet.is_keyframe
+        elif packet.size:
+            self._num_lost += 1
+            if packet.pts is not None:
+                heapq.heappush(self._times, packet.pts)
+            if packet.is_corrupt and packet.pts is not None:
+                self._corrupt_times.add(packet.pts)
+            elif packet.is_corrupt:
+                self._has_loss = True
+
+    def lose(self, packet: "VideoPacket") -> None:
+        """Take note of a packet that does not decode."""
+        self._has_loss = True
+        self._num_lost -= not packet.is_discard
+
+    def take(self, picture: av.video.frame.VideoFrame) -> bool:
+        """Take a picture that has come out; returns whether it may be damaged."""
+        self._num_lost -= 1
+        is_damaged = self._has_loss or picture.pts in self._corrupt_times
+        self._has_loss = False
+        while self._times and picture.pts is not None and self._times[0] <= picture.pts:
+            # The decoder has dropped what was to be shown before this picture.
+            was_dropped = heapq.heappop(self._times) < picture.pts
+            is_damaged |= was_dropped and self._is_one_to_one and not picture.key_frame
+        return is_damaged
+
+    def close(self) -> None:
+        """Report what never came out, and was not reported before."""
+        self._coded.lost_at_end = self._has_loss
+        if self._is_one_to_one and self._num_lost > 0:
+            are = (
+                "pictures are lost: what they are"
+                if self._num_lost > 1
+                else "picture is lost: what it is"
+            )
+            add_fault(self._coded.faults, f"{self._num_lost} {are} predicted from is missing")
 
 
 # AVPictureType: SI and SP switch streams and count as what they are coded like.
@@ -269,10 +312,17 @@ class _Clock:
         self, container: av.container.InputContainer, stream: av.video.stream.VideoStream
     ) -> None:
         """Say when the header promises more: some containers end early without an error."""
-        if stream.duration is not None or container.duration is None or self._said_falling:
+        if stream.duration is not None:
+            promised = float(stream.duration * self._time_base)
+            start = float((stream.start_time or 0) * self._time_base)
+        elif container.duration is not None:
+            promised = container.duration / av.time_base
+            start = (container.start_time or 0) / av.time_base
+        else:
             return
-        promised = container.duration / av.time_base
-        shown = float(self._end * self._time_base) - (container.start_time or 0) / av.time_base
+        shown = float(self._end * self._time_base) - start
+        if self._said_falling:
+            return
         if promised - shown > max(_EARLY_END_SECONDS, _EARLY_END_SHARE * promised):
             add_fault(
                 self._faults, f"the header says {promised:.2f} s, the pictures end at {shown:.2f} s"

@@ -6,13 +6,15 @@ from typing import Final
 import numpy as np
 
 from gopstream.pipeline.clip import Clip
-from gopstream.pipeline.clip_builder import ClipBuilder
+from gopstream.pipeline.clip_builder import ClipBuilder, intra_share
 from gopstream.pipeline.damage import DamageSpread
 from gopstream.pipeline.decode import CodedStream, DecodedFrame
 from gopstream.pipeline.errors import BitstreamError
 from gopstream.pipeline.jpeg import encode_frame
+from gopstream.pipeline.luma import luma_view
 from gopstream.pipeline.native import NativeStream, PictureScaler, motion_warnings
 from gopstream.pipeline.options import FRAMES_PER_BEAT, ExtractionOptions, OnProgress
+from gopstream.pipeline.shots import ShotDetector
 from gopstream.pipeline.transcode import canonical_matrix
 
 LONGEST_CHUNK: Final = 64
@@ -42,6 +44,7 @@ class NativeReader:
         self._scaler = PictureScaler(native)
         self._matrix = canonical_matrix(native.facts)
         self._damage = DamageSpread()
+        self._shots = ShotDetector()
         self._num_frames = 0
         self._held = next(stream.frames, None)
         self._exactness = self._residual_condition()
@@ -87,7 +90,10 @@ class NativeReader:
             frame = self._held
             fields = self._native.motion_of(frame)
             planes = self._native.planes_of(frame) if with_residual else None
-            builder.add(fields, kind=frame.kind, pts=frame.pts, planes=planes)
+            is_cut = self._shots.is_cut(
+                kind=frame.kind, intra_share=intra_share(fields), luma=luma_view(frame.picture)
+            )
+            builder.add(fields, kind=frame.kind, pts=frame.pts, is_cut=is_cut, planes=planes)
             self._damage.add(frame)
             if "frames" in options.planes and self._num_frames % options.frame_stride == 0:
                 picture = self._scaler.scale(frame.picture)
@@ -123,6 +129,8 @@ class NativeReader:
     def _clip(
         self, builder: ClipBuilder, first: int, jpegs: list[bytes], stored: list[int]
     ) -> Clip:
+        if self._stream.lost_at_end if self._held is None else self._held.is_damaged:
+            self._damage.suspect_last()
         damaged = np.flatnonzero(self._damage.flags[first:])
         longest = None if builder.with_residual else LONGEST_CHUNK
         kinds = "".join(builder.kinds)
@@ -145,6 +153,7 @@ class NativeReader:
             first_frame=first,
             chunk_starts=builder.chunk_starts(longest=longest),
             exactness=self._exactness,
+            scene_cuts=tuple(builder.scene_cuts),
             damaged_frames=tuple(damaged.tolist()),
             warnings=tuple(warnings),
         )

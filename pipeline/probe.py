@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import av
 import av.container
@@ -14,6 +14,9 @@ import av.video.frame
 import av.video.stream
 
 from gopstream.pipeline.errors import NotAVideoError
+
+if TYPE_CHECKING:
+    from av.packet import Packet
 
 MAX_PIXELS: Final = 139_264 * 256
 """The largest picture of H.264 (level 6.2, MaxFS in macroblocks, table A-1): 8192x4352."""
@@ -121,6 +124,24 @@ def best_video_stream(
     return stream
 
 
+def demux_packets(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream
+) -> "Iterator[Packet[av.video.stream.VideoStream]]":
+    """Yield the packets of a stream, then the empty one that flushes its decoder.
+
+    Raises:
+        av.error.FFmpegError: Where the file cannot be read.
+    """
+    while True:
+        try:
+            yield from container.demux(stream)
+            return
+        except IndexError:
+            # PyAV knows only the streams that were there when the file was opened. A damaged
+            # transport or program stream shows others later; their packets are passed over.
+            continue
+
+
 def open_video(path: Path) -> VideoFacts:
     """Read the facts of a file's best video stream; decodes one frame.
 
@@ -175,7 +196,7 @@ def _first_frame(
     stream.codec_context.thread_type = "NONE"
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     last_error: av.error.FFmpegError | None = None
-    for packet in container.demux(stream):
+    for packet in demux_packets(container, stream):
         try:
             for frame in packet.decode():
                 assert isinstance(frame, av.video.frame.VideoFrame)

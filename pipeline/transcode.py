@@ -27,7 +27,7 @@ from gopstream.pipeline.errors import TranscodeError
 from gopstream.pipeline.probe import MAX_PIXELS, VideoFacts
 
 SCALER_FLAGS: Final = "bicubic+accurate_rnd+bitexact"
-_X264_PARAMS: Final = "weightp=0:no-deblock=1:partitions=p8x8,i8x8,i4x4:cpu-independent=1"
+X264_PARAMS: Final = "weightp=0:no-deblock=1:partitions=p8x8,i8x8,i4x4:cpu-independent=1"
 # Matrices that the canonical stream may keep. Anything else, RGB for one, becomes BT.601.
 KEPT_MATRICES: Final = ("bt709", "fcc", "bt470bg", "smpte170m", "smpte240m", "bt2020nc")
 _MAX_SIDE: Final = 16384
@@ -158,7 +158,7 @@ def canonical_command(
         refs=1,
         threads=1,
         format="nut",
-        **{"x264-params": _X264_PARAMS},
+        **{"x264-params": X264_PARAMS},
         **passthrough,
     )
     raw = ffmpeg.output(pictures[1], "pipe:1", format="rawvideo", **passthrough)

@@ -172,18 +172,28 @@ def _operation(emit: Emit, width: int, num_scalars: int) -> Callable[..., None]:
         emit(_Rows(builder, width), *values)
         return impl_ret_untracked(context, builder, types.none, context.get_dummy_value())
 
-    Kind = types.Type
     # Numba reads the number of arguments off the signature, so that there are three.
     if num_scalars == 0:
 
-        def plain(typing: TypingContext, out: Kind, to: Kind, source: Kind, at: Kind) -> Typed:
+        def plain(
+            typing: TypingContext,
+            out: types.Type,
+            to: types.Type,
+            source: types.Type,
+            at: types.Type,
+        ) -> Typed:
             return types.none(out, to, source, at), lower
 
         return cast(Callable[..., None], intrinsic(plain))
     if num_scalars == 1:
 
         def stepped(
-            typing: TypingContext, out: Kind, to: Kind, source: Kind, at: Kind, step: Kind
+            typing: TypingContext,
+            out: types.Type,
+            to: types.Type,
+            source: types.Type,
+            at: types.Type,
+            step: types.Type,
         ) -> Typed:
             return types.none(out, to, source, at, step), lower
 
@@ -191,13 +201,13 @@ def _operation(emit: Emit, width: int, num_scalars: int) -> Callable[..., None]:
 
     def weighted(
         typing: TypingContext,
-        out: Kind,
-        to: Kind,
-        source: Kind,
-        at: Kind,
-        step: Kind,
-        fx: Kind,
-        fy: Kind,
+        out: types.Type,
+        to: types.Type,
+        source: types.Type,
+        at: types.Type,
+        step: types.Type,
+        fx: types.Type,
+        fy: types.Type,
     ) -> Typed:
         return types.none(out, to, source, at, step, fx, fy), lower
 

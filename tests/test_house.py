@@ -100,4 +100,4 @@ def test_imports_without(module, blocked):
 
 def test_the_fence_stands():
     assert "fenced off: torch" in fenced_import("gopstream.models", TRAINING).stderr
-    assert "fenced off: av" in fenced_import("gopstream.pipeline.extract", VIDEO).stderr
+    assert "fenced off: numba" in fenced_import("gopstream.pipeline.extract", VIDEO).stderr

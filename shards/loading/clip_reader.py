@@ -204,11 +204,20 @@ def read_accumulated(
         Motion (Q, 2, J, grid, grid) in pixels of the clip, and validity (Q, J, grid, grid).
     """
     facts = dataset.sample(sample)
-    # One frame more at each end, where there is one: an I-frame takes its neighbour's motion.
-    first = max(0, int(sampled[0]) - 1)
+    # One frame more at the end, where there is one: an I-frame takes the motion that follows.
     last = min(facts.num_frames - 1, int(sampled[-1]) + 1)
-    window = dataset.read_motion(sample, first, last)
-    steps = step_motion(window.motion[:, 0], window.coverage[:, 0], window.is_intra_frame)
+    window = dataset.read_motion(sample, int(sampled[0]), last)
+    if window.is_bidirectional.any():
+        raise ShardError(
+            f"{dataset.name_of(sample)}: motion cannot be accumulated through B-frames, whose "
+            "vectors lead to frames that the stream does not name; shard with --mode canonical"
+        )
+    steps = step_motion(
+        window.motion[:, 0],
+        window.coverage[:, 0],
+        window.is_intra_frame,
+        scene_cuts=window.is_scene_cut,
+    )
     groups = sampled.reshape(-1, spec.subclip_frames) - window.first_frame
     pairs = accumulate(steps, groups, display_size=facts.display_rect[2:])
     rows, columns = crop_cells(
