@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -49,6 +50,17 @@ def ffmpeg_binary() -> str:
     from gopstream.pipeline.transcode import default_ffmpeg
 
     return os.environ.get("GOPSTREAM_FFMPEG") or default_ffmpeg()
+
+
+def check_positive(options: Mapping[str, float | None]) -> None:
+    """Refuse options that are given and not above zero.
+
+    Raises:
+        UserError: Naming the first of them.
+    """
+    for name, value in options.items():
+        if value is not None and value <= 0:
+            raise UserError(f"--{name} must be above 0, got {value:g}")
 
 
 def extraction_options(

@@ -6,6 +6,7 @@ from typing import Literal
 
 from gopstream.jobs.command_options import (
     JsonFile,
+    check_positive,
     extraction_options,
     ffmpeg_binary,
     local_folder,
@@ -96,13 +97,9 @@ def shard(
 
     if not videos.is_dir():
         raise UserError(f"{videos}: no such folder")
-    for name, value in (
-        ("videos-per-shard", videos_per_shard),
-        ("limit", limit),
-        ("stall-seconds", stall_seconds),
-    ):
-        if value is not None and value <= 0:
-            raise UserError(f"--{name} must be above 0, got {value:g}")
+    check_positive(
+        {"videos-per-shard": videos_per_shard, "limit": limit, "stall-seconds": stall_seconds}
+    )
     options = extraction_options(
         planes=planes,
         mode=mode,

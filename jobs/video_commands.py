@@ -6,7 +6,13 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from gopstream.jobs.command_options import JsonFile, extraction_options, ffmpeg_binary, report
+from gopstream.jobs.command_options import (
+    JsonFile,
+    check_positive,
+    extraction_options,
+    ffmpeg_binary,
+    report,
+)
 from gopstream.jobs.console import say
 from gopstream.jobs.errors import UserError
 
@@ -126,9 +132,7 @@ def scan(
     from gopstream.jobs.scan import scan as scan_videos
     from gopstream.jobs.scan import scan_summary
 
-    for name, value in (("workers", workers), ("limit", limit), ("stall-seconds", stall_seconds)):
-        if value is not None and value <= 0:
-            raise UserError(f"--{name} must be above 0, got {value:g}")
+    check_positive({"workers": workers, "limit": limit, "stall-seconds": stall_seconds})
     outcome = scan_videos(
         videos,
         out,

@@ -87,30 +87,29 @@ def _convert(
     """Convert one picture; sums stay below 2^24, so that float32 holds them exactly."""
     height, width = y.shape
     num_luma, num_chroma = y.size, cb.size
-    scale = np.float32(weights[0, 0])
+    luma, flat_cb, flat_cr = y.reshape(-1), cb.reshape(-1), cr.reshape(-1)
+    scale, zero = np.float32(weights[0, 0]), np.float32(0)
     luma_cb, luma_cr = np.float32(weights[0, 1]), np.float32(weights[0, 2])
+    correction = np.zeros(width, np.float32)
     for row in range(height):
-        start, target = row * width, y[row]
+        chroma = num_luma + row // 2 * (width // 2)
+        if row % 2 == 0 and (luma_cb != zero or luma_cr != zero):
+            for i in range(width // 2):
+                value = luma_cb * _sample(picture, chroma + i, 128)
+                value += luma_cr * _sample(picture, chroma + num_chroma + i, 128)
+                correction[2 * i] = value
+                correction[2 * i + 1] = value
+        start = row * width
         for column in range(width):
-            target[column] = _rounded(scale * _sample(picture, start + column, 16), 0)
-        if luma_cb != 0 or luma_cr != 0:
-            chroma = num_luma + row // 2 * (width // 2)
-            for column in range(width):
-                at = chroma + column // 2
-                value = scale * _sample(picture, start + column, 16)
-                value += luma_cb * _sample(picture, at, 128)
-                value += luma_cr * _sample(picture, at + num_chroma, 128)
-                target[column] = _rounded(value, 0)
-    flat_cb, flat_cr = cb.reshape(-1), cr.reshape(-1)
+            value = scale * _sample(picture, start + column, 16) + correction[column]
+            luma[np.uintp(start + column)] = _rounded(value, 0)
     for i in range(num_chroma):
         blue = _sample(picture, num_luma + i, 128)
         red = _sample(picture, num_luma + num_chroma + i, 128)
-        flat_cb[i] = _rounded(
-            np.float32(weights[1, 1]) * blue + np.float32(weights[1, 2]) * red, 128
-        )
-        flat_cr[i] = _rounded(
-            np.float32(weights[2, 1]) * blue + np.float32(weights[2, 2]) * red, 128
-        )
+        value = np.float32(weights[1, 1]) * blue + np.float32(weights[1, 2]) * red
+        flat_cb[i] = _rounded(value, 128)
+        value = np.float32(weights[2, 1]) * blue + np.float32(weights[2, 2]) * red
+        flat_cr[i] = _rounded(value, 128)
 
 
 @kernel
