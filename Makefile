@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 DATA ?= ../shared/data
 DEMO ?= demo
 
-.PHONY: demo test lint prove-skip prove-bytes prove-colours clean
+.PHONY: demo test lint prove-skip prove-bytes prove-colours prove-vectors prove-faults prove-fuzz \
+	prove-memory clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "gopstream needs Python 3.11 or newer"'
@@ -35,6 +36,18 @@ prove-bytes: $(VENV)/installed
 
 prove-colours: $(VENV)/installed
 	$(BIN)/python -m gopstream.jobs.bench.jpeg_colours $(DATA) --json docs/results/jpeg_colours.json
+
+prove-vectors: $(VENV)/installed
+	$(BIN)/python -m gopstream.jobs.bench.same_vectors $(DATA) --json docs/results/same_vectors.json
+
+prove-faults: $(VENV)/installed
+	$(BIN)/python -m gopstream.jobs.bench.fault_table --json docs/results/fault_table.json
+
+prove-fuzz: $(VENV)/installed
+	$(BIN)/python -m gopstream.jobs.bench.fuzz $(DATA) --count 2000 --seed 0 --json docs/results/fuzz.json
+
+prove-memory: $(VENV)/installed
+	$(BIN)/python -m gopstream.jobs.bench.flat_memory --json docs/results/flat_memory.json
 
 clean:
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -94,7 +94,8 @@ class PictureTally:
     def group_lengths(self) -> GroupLengths | None:
         """Summarise the groups from one I-picture to the next, in decoding order.
 
-        The last group, which the stream's end may have cut, counts only if there is no other.
+        The last group, which the stream's end may have cut, counts as the longest if it is, and
+        otherwise only if there is no other.
         None if there is no I-picture.
         """
         groups = self._groups or Counter([self._group_length] if self._group_length else [])
@@ -106,7 +107,7 @@ class PictureTally:
             remaining -= groups[median]
             if remaining <= 0:
                 break
-        return GroupLengths(lengths[0], median, lengths[-1])
+        return GroupLengths(lengths[0], median, max(lengths[-1], self._group_length))
 
     def _begin_picture(self, header: SliceHeader, sps: SequenceParameters) -> None:
         self.max_slices = max(self.max_slices, self._num_slices)

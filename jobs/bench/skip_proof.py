@@ -3,25 +3,23 @@
 A P_SKIP macroblock carries no data but its inferred vector (ITU-T H.264, clause 7.3.4), so that
 the decoded picture there *is* the prediction. Where our own prediction from the exported vectors
 gives the decoded samples, bit for bit, vectors and interpolation are right. Which macroblocks
-are skipped is asked from another decoder: FFmpeg's ``-debug mb_type`` map
-(libavcodec/mpegutils.c, ff_print_debug_info2). The same holds for macroblocks that have a vector
-and no coefficients (:mod:`gopstream.jobs.bench.coefficients`). Three wrong predictions have to
-fail, and the compiled kernels have to equal their twins in plain NumPy.
+are skipped is asked from another decoder (:mod:`gopstream.jobs.bench.macroblock_maps`). The same
+holds for macroblocks with a vector and without coefficients, which a second question to the
+decoder finds (:mod:`gopstream.jobs.bench.coefficients`). Three wrong predictions have to fail, and
+the compiled kernels have to equal their twins in plain NumPy.
 
 Dimensions: R x C macroblocks of a frame, Hb x Wb = 2R x 2C blocks of the motion grid.
 """
 
 import os
-import re
-import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +30,11 @@ from gopstream.jobs.bench.coefficients import (
     Unchanged,
     same_macroblocks,
     unchanged_macroblocks,
+)
+from gopstream.jobs.bench.macroblock_maps import (
+    MACROBLOCK,
+    MacroblockMap,
+    read_macroblock_maps,
 )
 from gopstream.jobs.bench.plain_twins import count_twin_differences, twin_stride
 from gopstream.jobs.bench.proof_report import parse_arguments, usable_videos, write_report
@@ -44,7 +47,6 @@ from gopstream.pipeline.motion import rasterise_vectors
 from gopstream.pipeline.probe import VideoFacts, open_video
 from gopstream.pipeline.transcode import CanonicalFormat, default_ffmpeg, transcode_frames
 
-MACROBLOCK: Final = 16
 CONTROL_LIMIT: Final = 0.9999
 """A control whose total share of exact macroblocks is not below this has not failed."""
 _NEVER: Final = (
@@ -54,66 +56,9 @@ _NEVER: Final = (
     "twin_differences",
 )
 _SKIP, _INTER, _INTRA = "S", "S>", "iIAP"
-_NEW_FRAME = re.compile(r"^\[\w+ @ (0x[0-9a-f]+)\] New frame, type: (\S)")
-_MAP_ROW = re.compile(r"^\[\w+ @ (0x[0-9a-f]+)\] +(\d+) ((?:[PAiIdDgGS<>X][-+| ?][ =])+)$")
-
-
-class MacroblockMap(NamedTuple):
-    """Types of one frame's macroblocks."""
-
-    kind: str
-    """``I`` or ``P``."""
-    types: npt.NDArray[np.str_]
-    """(R, C) one letter each: S skipped, > predicted, i I A P intra."""
 
 
 Predictor = Callable[[Planes, BlockMotion], npt.NDArray[np.uint8]]
-
-
-def parse_macroblock_maps(
-    lines: Iterable[str], *, num_rows: int, num_columns: int
-) -> list[MacroblockMap]:
-    """Read FFmpeg's ``-debug mb_type`` output.
-
-    FFmpeg decodes the first frames twice, for probing and in earnest, with a decoder each; the
-    maps of the decoder that spoke last are returned, in order.
-
-    Raises:
-        BitstreamError: If a map has not ``num_rows`` rows of ``num_columns`` macroblocks.
-    """
-    frames: dict[str, list[tuple[str, list[str]]]] = {}
-    last = ""
-    for line in lines:
-        text = line.rstrip("\r\n")
-        if opened := _NEW_FRAME.match(text):
-            last = opened.group(1)
-            frames.setdefault(last, []).append((opened.group(2), []))
-        elif (row := _MAP_ROW.match(text)) and row.group(1) in frames:
-            rows = frames[row.group(1)][-1][1]
-            if int(row.group(2)) != MACROBLOCK * len(rows):
-                raise BitstreamError(f"row {row.group(2)} of a macroblock map follows {len(rows)}")
-            rows.append(row.group(3)[::3])
-    maps = []
-    for index, (kind, rows) in enumerate(frames.get(last, [])):
-        if len(rows) != num_rows or any(len(row) != num_columns for row in rows):
-            raise BitstreamError(
-                f"the map of frame {index} must have {num_rows} rows of {num_columns} "
-                f"macroblocks, got rows of {[len(row) for row in rows]}"
-            )
-        maps.append(MacroblockMap(kind, np.array([list(row) for row in rows])))
-    return maps
-
-
-def read_macroblock_maps(
-    stream_path: Path, *, num_rows: int, num_columns: int
-) -> list[MacroblockMap]:
-    """Ask FFmpeg for the macroblock types of each frame, in decoding order."""
-    command = [default_ffmpeg(), "-hide_banner", "-nostdin", "-threads", "1", "-debug", "mb_type"]
-    command += ["-loglevel", "debug", "-i", str(stream_path), "-fps_mode", "passthrough"]
-    command += ["-f", "null", "-"]
-    done = subprocess.run(command, capture_output=True, check=True)
-    lines = done.stderr.decode(errors="replace").splitlines()
-    return parse_macroblock_maps(lines, num_rows=num_rows, num_columns=num_columns)
 
 
 def predict_luma_bilinear(
