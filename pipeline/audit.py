@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import av.error
 import numpy as np
 
-from gopstream.pipeline.errors import BitstreamError, NotAVideoError
+from gopstream.pipeline.errors import BitstreamError
 from gopstream.pipeline.exactness import (
     CHROMA_FORMATS,
     EXPORTING_CODECS,
@@ -110,7 +110,7 @@ class StreamAudit:
     num_b: int | None = None
     num_idr: int | None = None
     pictures_per_gop: GroupLengths | None = None
-    """From one I-picture to the next in decoding order; the last group only if it is alone."""
+    """From one I-picture to the next in decoding order; the last group only as the longest."""
     has_open_gops: bool | None = None
     """Whether a picture is shown before a non-IDR I-picture that it follows in the stream. With
     pic_order_cnt_type 1, which keeps the order elsewhere: whether a B-picture follows at once."""
@@ -382,8 +382,6 @@ def audit_stream(path: Path) -> StreamAudit:
     with open_container(path) as container:
         stream = best_video_stream(container, path)
         context = stream.codec_context
-        if context is None:
-            raise NotAVideoError(f"{path.name}: not a video: FFmpeg does not know its codec")
         builder = AuditBuilder(context.codec.canonical_name, extradata=context.extradata)
         for _ in range(_MAX_READ_ERRORS):
             try:
