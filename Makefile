@@ -41,7 +41,8 @@ prove-vectors: $(VENV)/installed
 	$(BIN)/python -m gopstream.jobs.bench.same_vectors $(DATA) --json docs/results/same_vectors.json
 
 prove-faults: $(VENV)/installed
-	$(BIN)/python -m gopstream.jobs.bench.fault_table --json docs/results/fault_table.json
+	$(BIN)/python -m gopstream.jobs.bench.fault_table --json docs/results/fault_table.json \
+		--document docs/faults.md
 
 prove-fuzz: $(VENV)/installed
 	$(BIN)/python -m gopstream.jobs.bench.fuzz $(DATA) --count 2000 --seed 0 --json docs/results/fuzz.json

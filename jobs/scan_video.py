@@ -19,7 +19,7 @@ from gopstream.pipeline.decode import DecodedFrame, open_coded
 from gopstream.pipeline.exactness import EXPORTING_CODECS
 from gopstream.pipeline.luma import LUMA_FORMATS, luma_view
 from gopstream.pipeline.motion_statistics import MotionMeter, MotionSummary
-from gopstream.pipeline.probe import best_video_stream, open_container
+from gopstream.pipeline.probe import best_video_stream, demux_packets, open_container
 from gopstream.pipeline.shots import ShotDetector
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def _read_headers(path: Path, scan: _Scan, beat: Callable[[], None]) -> None:
         context = stream.codec_context
         scan.facts |= {"width": context.width, "height": context.height}
         try:
-            for number, packet in enumerate(container.demux(stream)):
+            for number, packet in enumerate(demux_packets(container, stream)):
                 if packet.size:
                     _audit_packet(packet, scan)
                 if number % _PACKETS_AT_A_TIME == 0:

@@ -18,8 +18,8 @@ class DamageSpread:
 
     Damage spreads from a frame to all that follow, until a key frame. B-frames that are shown
     right before a damaged frame were predicted from it too, and the frame before them is suspect.
-    Frames shown before the first key
-    frame lack what they were predicted from: the beginning was cut off.
+    Frames shown before the first key frame lack what they were predicted from: the beginning was
+    cut off.
     """
 
     flags: list[bool] = field(default_factory=list)

@@ -254,6 +254,8 @@ class _Account:
         self._num_lost -= 1
         is_damaged = self._has_loss or picture.pts in self._corrupt_times
         self._has_loss = False
+        if picture.pts is not None:
+            self._corrupt_times.discard(picture.pts)  # times may fall and come again
         while self._times and picture.pts is not None and self._times[0] <= picture.pts:
             # The decoder has dropped what was to be shown before this picture.
             was_dropped = heapq.heappop(self._times) < picture.pts

@@ -85,6 +85,7 @@ def _extract(
             reader = NativeReader(native, stream, options, limit=limit, on_progress=on_progress)
             while (clip := reader.next_clip()) is not None:
                 yield clip
+                del clip  # the next one is built without it
         return
     with tempfile.TemporaryDirectory(prefix="gopstream-") as folder:
         source = CanonicalSource(facts, Path(folder), options, binary, on_progress)

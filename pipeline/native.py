@@ -56,16 +56,23 @@ class NativeStream:
     @property
     def display_rect(self) -> tuple[int, int, int, int]:
         """(x, y, width, height) of the upright picture to show, inside the coded one."""
-        return rotate_rect(self._display_rect(), self.turns, size=self._coded_size())
+        return rotate_rect(self.decoded_rect, self.turns, size=self._coded_size())
 
     def _coded_size(self) -> tuple[int, int]:
         if self.audit.coded_size is not None:
             return self.audit.coded_size
         return _whole(self.facts.width), _whole(self.facts.height)
 
-    def _display_rect(self) -> tuple[int, int, int, int]:
-        # The first frame's size, to which a container may have cropped more than the stream.
-        x, y = (self.audit.display_rect or (0, 0))[:2]
+    @property
+    def decoded_rect(self) -> tuple[int, int, int, int]:
+        """Return what a player shows, before turning."""
+        if self.audit.display_rect is None:
+            return 0, 0, self.facts.width, self.facts.height
+        # The first frame's size counts: a container may crop more than the stream does, and FFmpeg
+        # leaves columns at the left where cutting them off would break its alignment.
+        x, y, width, height = self.audit.display_rect
+        x -= max(0, self.facts.width - width)
+        y -= max(0, self.facts.height - height)
         return x, y, self.facts.width, self.facts.height
 
     def motion_of(self, frame: DecodedFrame) -> BlockMotion:
@@ -137,7 +144,7 @@ class PictureScaler:
         """Prepare for the pictures of a stream."""
         self._stream = stream
         self._matrix = canonical_matrix(stream.facts)
-        self._origin = (stream.audit.display_rect or (0, 0))[:2]
+        self._origin = stream.decoded_rect[:2]
         self._graph: av.filter.Graph | None = None
 
     def scale(self, picture: av.video.frame.VideoFrame) -> npt.NDArray[np.uint8]:

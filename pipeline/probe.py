@@ -88,8 +88,8 @@ def open_container(path: Path) -> Iterator[av.container.InputContainer]:
         # "file:" keeps a name such as "http:x.mp4" or "-" from being read as an address.
         container = av.open(f"file:{path.absolute()}", options={"protocol_whitelist": "file"})
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file") from error
         reason = f"FFmpeg cannot read it ({getattr(error, 'strerror', None) or error})"
         if path.stat().st_size == 0:
             reason = "the file is empty"
@@ -132,14 +132,16 @@ def demux_packets(
     Raises:
         av.error.FFmpegError: Where the file cannot be read.
     """
-    while True:
-        try:
-            yield from container.demux(stream)
-            return
-        except IndexError:
-            # PyAV knows only the streams that were there when the file was opened. A damaged
-            # transport or program stream shows others later; their packets are passed over.
-            continue
+    is_flushed = False
+    try:
+        for packet in container.demux(stream):
+            is_flushed = packet.size == 0
+            yield packet
+    except IndexError:
+        # At the end PyAV flushes the decoder of each stream, also of those that a transport or
+        # program stream shows only later, which it does not know.
+        if not is_flushed:
+            raise
 
 
 def open_video(path: Path) -> VideoFacts:
@@ -196,13 +198,16 @@ def _first_frame(
     stream.codec_context.thread_type = "NONE"
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     last_error: av.error.FFmpegError | None = None
-    for packet in demux_packets(container, stream):
-        try:
-            for frame in packet.decode():
-                assert isinstance(frame, av.video.frame.VideoFrame)
-                return frame
-        except av.error.FFmpegError as error:
-            last_error = error
+    try:
+        for packet in demux_packets(container, stream):
+            try:
+                for frame in packet.decode():
+                    assert isinstance(frame, av.video.frame.VideoFrame)
+                    return frame
+            except av.error.FFmpegError as error:
+                last_error = error
+    except av.error.FFmpegError as error:
+        last_error = error  # the file cannot be read on
     reason = f" ({last_error.strerror})" if last_error else ""
     raise NotAVideoError(
         f"{path.name}: the {stream.codec_context.name} stream has no frame that decodes{reason}"

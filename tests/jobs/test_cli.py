@@ -10,7 +10,19 @@ import gopstream
 from gopstream.jobs.cli import main
 from gopstream.jobs.demo_videos import write_demo_videos
 
-COMMANDS = ("demo", "shard", "verify", "info", "train", "evaluate", "models")
+COMMANDS = (
+    "bench extract",
+    "conformance",
+    "demo",
+    "evaluate",
+    "extract",
+    "info",
+    "models",
+    "scan",
+    "shard",
+    "train",
+    "verify",
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +54,12 @@ def test_help_lists_the_commands(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
     listed = re.findall(r"^\W{0,3}([a-z]+) {2,}\S", out, re.MULTILINE)
-    assert sorted(listed) == sorted(COMMANDS)
+    assert sorted(listed) == sorted({command.split()[0] for command in COMMANDS})
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_help_has_an_example(capsys, command):
-    code, out, _ = run(capsys, command, "--help")
+    code, out, _ = run(capsys, *command.split(), "--help")
     assert code == 0
     assert f"Example: gopstream {command}" in " ".join(out.split())
 
@@ -60,6 +72,9 @@ def test_each_help_has_an_example(capsys, command):
         (["models", "--jsn", "-"], "--json"),
         (["shard", "v", "--out", "o", "--quality", "high"], "quality"),
         (["shard", "v"], "--out"),
+        (["shard", "v", "--out", "o", "--mode", "exact"], "--mode"),
+        (["extract", "v.mp4"], "--out"),
+        (["extract", "v.mp4", "--out", "o", "--format", "npz"], "--format"),
     ],
 )
 def test_wrong_usage(capsys, words, said):
@@ -139,6 +154,28 @@ def test_verify(capsys, root, tmp_path):
     assert code == 1
     assert "1 faults" in out
     assert "train/000001.tar train-00000001: train-00000001.frames.mjpeg: bytes differ" in err
+
+
+def test_shards_of_original_streams(capsys, videos, tmp_path):
+    """Native mode stores frames and motion by default; residual on request, where it is exact."""
+    words = ["--limit", "2", "--mode", "native"]
+    code, _, _ = run(capsys, *shard_words(videos, tmp_path / "set"), *words)
+    assert code == 0
+    code, out, _ = run(capsys, "info", tmp_path / "set", "--json", "-")
+    content = json.loads(out)
+    assert content["planes"] == ["frames", "motion"]
+    assert content["settings"]["mode"] == "native"
+    assert "crf" not in content["settings"]
+    code, out, _ = run(capsys, "verify", tmp_path / "set")
+    assert (code, out.strip()) == (0, "1 splits, 2 shards, 2 samples: no faults")
+
+
+def test_a_dataset_of_one_mode_takes_no_shards_of_the_other(capsys, videos, root):
+    words = ["--limit", "2", "--mode", "native", "--planes", "frames,motion,residual"]
+    code, _, err = run(capsys, *shard_words(videos, root), *words)
+    assert code == 1
+    assert "was made with" in err
+    assert run(capsys, "verify", root)[0] == 0
 
 
 def test_traceback_only_with_debug(capsys, tmp_path):

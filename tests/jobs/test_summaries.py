@@ -1,5 +1,12 @@
+import json
+
+import pytest
+
+from gopstream.jobs.errors import UserError
 from gopstream.jobs.preprocess import SplitOutcome
 from gopstream.jobs.summaries import fact_table, megabytes, render, shard_summary
+from gopstream.jobs.video_summary import clip_shape, video_summary
+from gopstream.pipeline.transcode import default_ffmpeg
 from gopstream.shards.dataset_files import FileRecord, Manifest, ShardRecord
 
 
@@ -28,3 +35,53 @@ def test_long_lines_are_not_cut():
 def test_facts_and_sizes():
     assert render(fact_table({"name": 3})).split() == ["name", "3"]
     assert megabytes(1_234_567_890) == "1,234.6 MB"
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("16x4", (16, 4, 8)),
+        ("8x1", (8, 1, 8)),
+        ("12x2", (12, 2, 12)),  # not whole sub-clips of eight: one of twelve
+        ("2x1", (2, 1, 2)),
+        ("64x16", (64, 16, 8)),
+    ],
+)
+def test_a_clip_shape_is_frames_times_stride_in_sub_clips_of_eight(text, shape):
+    found = clip_shape(text)
+    assert (found.num_frames, found.stride, found.subclip_frames) == shape
+
+
+@pytest.mark.parametrize("text", ["16", "x4", "1x4", "16x0", "16x-1", "16 x 4", "16x4x2", ""])
+def test_what_is_no_clip_shape_is_refused(text):
+    with pytest.raises(UserError, match="--clip must be frames x stride, such as 16x4"):
+        clip_shape(text)
+
+
+def test_the_summary_of_a_video_has_the_same_facts_as_text_and_as_json(odd_video):
+    text, content = video_summary(odd_video, shape=None, ffmpeg_binary=default_ffmpeg())
+    assert "odd.avi" in text
+    assert "0 (mpeg4)" in text
+    assert "84x52, pixels 1, turned by 0 degrees" in text
+    assert "mpeg4: 14 packets" in text
+    assert "mpeg4: its interpolation is not that of H.264" in text
+    assert content["file"]["codec"] == content["stream"]["codec"] == "mpeg4"
+    assert content["file"]["sample_aspect_ratio"] == "1"
+    assert content["stream"]["profile"] is None
+    assert content["stream"]["exact"] is False
+    assert "pairs" not in content
+    assert json.loads(json.dumps(content))["file"]["width"] == 84
+
+
+def test_the_summary_of_a_turned_video_tells_the_rotation(rotated_video):
+    text, content = video_summary(rotated_video, shape=None, ffmpeg_binary=default_ffmpeg())
+    degrees = content["file"]["rotation"]
+    assert degrees in (90, 270)
+    assert f"turned by {degrees} degrees" in text
+
+
+def test_the_summary_of_a_real_stream_in_a_later_track(real_videos):
+    path = real_videos["nasa_320x180_h264_high_bframes.mp4"]
+    text, content = video_summary(path, shape=None, ffmpeg_binary=default_ffmpeg())
+    assert "3 (h264)" in text
+    assert content["stream"]["num_b"] > 0
