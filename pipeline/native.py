@@ -68,11 +68,8 @@ class NativeStream:
         """Return what a player shows, before turning."""
         if self.audit.display_rect is None:
             return 0, 0, self.facts.width, self.facts.height
-        # The first frame's size counts: a container may crop more than the stream does, and FFmpeg
-        # leaves columns at the left where cutting them off would break its alignment.
-        x, y, width, height = self.audit.display_rect
-        x -= max(0, self.facts.width - width)
-        y -= max(0, self.facts.height - height)
+        # The first frame's size counts, as a container may crop more than the stream does.
+        x, y, _, _ = self.audit.display_rect
         return x, y, self.facts.width, self.facts.height
 
     def motion_of(self, frame: DecodedFrame) -> BlockMotion:

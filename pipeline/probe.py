@@ -12,6 +12,7 @@ import av.container
 import av.error
 import av.video.frame
 import av.video.stream
+from av.codec.context import Flags
 
 from gopstream.pipeline.errors import NotAVideoError
 
@@ -196,7 +197,10 @@ def _first_frame(
 ) -> av.video.frame.VideoFrame:
     """Decode until one frame comes out; a few broken packets at the start are passed over."""
     stream.codec_context.thread_type = "NONE"
-    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+    # Unaligned: otherwise columns that are cropped at the left stay, for the sake of alignment.
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS), "flags": "+unaligned"}
+    # Otherwise columns at the left stay where cutting them off would break an alignment.
+    stream.codec_context.flags |= Flags.unaligned
     last_error: av.error.FFmpegError | None = None
     try:
         for packet in demux_packets(container, stream):
