@@ -206,6 +206,7 @@ def settings_of(options: ExtractionOptions) -> dict[str, Any]:
     content = asdict(options)
     canonical = content.pop("canonical")
     content.pop("planes")
+    content.pop("backend")  # shards are made with our own
     if options.mode == "native":
         canonical = {"short_side": canonical["short_side"]}
     return {"mode": content.pop("mode"), **canonical, **content}

@@ -23,7 +23,8 @@ class DamageSpread:
     """
 
     flags: list[bool] = field(default_factory=list)
-    """Per frame so far: whether it may show damage. A B-frame's flag may still rise."""
+    """Per frame so far: whether it may show damage. The flags of the last B-frames, and of the
+    frame before them, may still rise."""
     _is_tainted: bool = True  # until a key frame shows that all of the past is there
     _num_trailing_b: int = 0
 

@@ -35,6 +35,8 @@ MAX_PACKETS_WITHOUT_PICTURE: Final = 3000
 """A stream that goes on without yielding a picture is given up after this many packets."""
 _MAX_LISTED_FAULTS: Final = 20
 _ONE_PICTURE_PER_PACKET: Final = ("h264", "mpeg1video", "mpeg2video")
+_JUMP_STEPS: Final = 8
+"""A longer pause, in frames of the average rate, is reported."""
 _EARLY_END_SHARE, _EARLY_END_SECONDS = 0.1, 0.25
 
 
@@ -228,6 +230,7 @@ class _Account:
         self._corrupt_times: set[int] = set()
         self._num_lost = 0
         self._has_loss = False
+        self._said_corrupt = False
         self.hides_key = False
 
     def add(self, packet: "VideoPacket") -> None:
@@ -239,10 +242,17 @@ class _Account:
             self._num_lost += 1
             if packet.pts is not None:
                 heapq.heappush(self._times, packet.pts)
-            if packet.is_corrupt and packet.pts is not None:
-                self._corrupt_times.add(packet.pts)
-            elif packet.is_corrupt:
-                self._has_loss = True
+            if packet.is_corrupt:
+                self._take_corrupt(packet)
+
+    def _take_corrupt(self, packet: "VideoPacket") -> None:
+        if not self._said_corrupt:
+            self._said_corrupt = True
+            add_fault(self._coded.faults, "the container marks packets as corrupt")
+        if packet.pts is None:
+            self._has_loss = True
+        else:
+            self._corrupt_times.add(packet.pts)
 
     def lose(self, packet: "VideoPacket") -> None:
         """Take note of a packet that does not decode."""
@@ -290,7 +300,7 @@ class _Clock:
         self._time_base = time_base
         self._end = 0
         self._last: int | None = None
-        self._said_missing = self._said_falling = False
+        self._said_missing = self._said_falling = self._said_jump = False
 
     def read(self, picture: av.video.frame.VideoFrame) -> int:
         pts = picture.pts
@@ -306,9 +316,22 @@ class _Clock:
         elif self._last is not None and pts <= self._last and not self._said_falling:
             self._said_falling = True
             add_fault(self._faults, "time stamps do not rise")
+        elif self._last is not None and pts - self._last > _JUMP_STEPS * self._step:
+            self._say_jump(pts)
         self._last = pts
         self._end = max(self._end, pts + max(self._step, picture.duration or 0))
         return pts
+
+    def _say_jump(self, pts: int) -> None:
+        if not self._said_jump:
+            self._said_jump = True
+            assert self._last is not None
+            seconds = float((pts - self._last) * self._time_base)
+            start = float(self._last * self._time_base)
+            add_fault(
+                self._faults,
+                f"no picture for {seconds:.2f} s after {start:.2f} s: pictures may be missing",
+            )
 
     def check_end(
         self, container: av.container.InputContainer, stream: av.video.stream.VideoStream

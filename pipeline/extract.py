@@ -8,6 +8,7 @@ from pathlib import Path
 from gopstream.pipeline.canonical_clips import CanonicalSource
 from gopstream.pipeline.clip import Clip
 from gopstream.pipeline.decode import CodedStream, open_coded
+from gopstream.pipeline.errors import BitstreamError, TranscodeError
 from gopstream.pipeline.mvextractor_backend import replace_vectors
 from gopstream.pipeline.native import plan_native
 from gopstream.pipeline.native_clips import NativeReader
@@ -75,6 +76,18 @@ def extract_segments(
 
 
 def _extract(
+    path: Path, options: ExtractionOptions, binary: str, *, whole: bool, on_progress: OnProgress
+) -> Iterator[Clip]:
+    """Yield clips; errors that arise below the file's level are given its name."""
+    try:
+        yield from _clips(path, options, binary, whole=whole, on_progress=on_progress)
+    except (BitstreamError, TranscodeError) as error:
+        if path.name in str(error):
+            raise
+        raise type(error)(f"{path.name}: {error}") from error
+
+
+def _clips(
     path: Path, options: ExtractionOptions, binary: str, *, whole: bool, on_progress: OnProgress
 ) -> Iterator[Clip]:
     facts = open_video(path)

@@ -7,6 +7,7 @@ for storage. A residual exists only where the audit proves it to be the codec's 
 from dataclasses import dataclass
 from typing import Final
 
+import av.error
 import av.filter
 import av.video.frame
 import numpy as np
@@ -150,8 +151,15 @@ class PictureScaler:
             return self._copy(coded_planes(picture))
         if self._graph is None:
             self._graph = self._build(picture)
-        self._graph.vpush(picture)
-        scaled = self._graph.vpull().to_ndarray()
+        try:
+            self._graph.vpush(picture)
+            scaled = self._graph.vpull().to_ndarray()
+        except av.error.FFmpegError as error:
+            facts = self._stream.facts
+            raise BitstreamError(
+                f"{facts.path.name}: FFmpeg cannot convert its pictures ({facts.pixel_format}, "
+                f"colour matrix {facts.matrix}: {error.strerror})"
+            ) from error
         return scaled.astype(np.uint8, copy=False)
 
     def _is_stored_as_it_is(self, picture: av.video.frame.VideoFrame) -> bool:

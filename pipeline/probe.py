@@ -12,7 +12,6 @@ import av.container
 import av.error
 import av.video.frame
 import av.video.stream
-from av.codec.context import Flags
 
 from gopstream.pipeline.errors import NotAVideoError
 
@@ -199,8 +198,6 @@ def _first_frame(
     stream.codec_context.thread_type = "NONE"
     # Unaligned: otherwise columns that are cropped at the left stay, for the sake of alignment.
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS), "flags": "+unaligned"}
-    # Otherwise columns at the left stay where cutting them off would break an alignment.
-    stream.codec_context.flags |= Flags.unaligned
     last_error: av.error.FFmpegError | None = None
     try:
         for packet in demux_packets(container, stream):

@@ -21,7 +21,8 @@ def rotate_motion(fields: BlockMotion, turns: int) -> BlockMotion:
     motion = np.rot90(fields.motion, turns, axes=(1, 2))
     for _ in range(turns % 4):
         # Counterclockwise, what points right points up: (dx, dy) becomes (dy, -dx).
-        motion = np.stack([motion[..., 1], -motion[..., 0]], axis=-1)
+        # int16 has no 32768, which only a damaged stream would need.
+        motion = np.stack([motion[..., 1], -np.maximum(motion[..., 0], -32767)], axis=-1)
     coverage = np.rot90(fields.coverage, turns, axes=(1, 2))
     return BlockMotion(np.ascontiguousarray(motion), np.ascontiguousarray(coverage))
 

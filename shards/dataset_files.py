@@ -126,17 +126,18 @@ def check_same_dataset(root: Path, wanted: DatasetFacts) -> None:
         SettingsError: Naming what differs.
     """
     held = load_dataset(root)
-    if held.planes != wanted.planes:
-        raise SettingsError(
-            f"{root} holds the planes {', '.join(held.planes)}, not {', '.join(wanted.planes)}"
-        )
-    for name in sorted({*held.settings, *wanted.settings}):
+    # The mode comes first: most other differences follow from it.
+    for name in sorted({*held.settings, *wanted.settings}, key=lambda name: (name != "mode", name)):
         old, new = held.settings.get(name), wanted.settings.get(name)
         if old != new:
             raise SettingsError(
                 f"{root} was made with {name} = {old!r}, now it is {new!r}; use the same settings "
                 "or another output folder"
             )
+    if held.planes != wanted.planes:
+        raise SettingsError(
+            f"{root} holds the planes {', '.join(held.planes)}, not {', '.join(wanted.planes)}"
+        )
     unknown = sorted(set(wanted.classes) - set(held.classes))
     if unknown:
         raise SettingsError(

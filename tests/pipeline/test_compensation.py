@@ -1,9 +1,12 @@
 """Prediction against the formulas of ITU-T H.264, one sample at a time."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from gopstream.pipeline.compensation import INTRA_PREDICTION, predict_planes
+from gopstream.pipeline.compensation import INTRA_PREDICTION, flat_rows, predict_planes
 from gopstream.pipeline.grid import Planes
 
 TAPS = (1, -5, 20, 20, -5, 1)
@@ -159,3 +162,128 @@ def test_the_reference_is_not_changed():
     predict_planes(planes, np.full((4, 6, 2), 5, np.int16), np.zeros((4, 6), np.uint8))
     for plane, copy in zip(planes, before, strict=True):
         np.testing.assert_array_equal(plane, copy)
+
+
+# Which cells of a macroblock share a vector.
+DIVISIONS = {
+    "16x16": [0, 0, 0, 0],
+    "16x8": [0, 0, 1, 1],
+    "8x16": [0, 1, 0, 1],
+    "8x8": [0, 1, 2, 3],
+    "three alike": [0, 0, 0, 1],
+}
+
+
+@pytest.mark.parametrize("division", DIVISIONS.values(), ids=DIVISIONS)
+def test_each_division_of_a_macroblock_equals_the_standard(division):
+    """Blocks are interpolated as large as they are; the samples must not depend on that."""
+    rng = np.random.default_rng(11)
+    planes = random_planes(rng)
+    for _ in range(4):
+        vectors = rng.integers(-70, 70, (2, 3, 4, 2))[:, :, division]
+        motion = vectors.reshape(2, 3, 2, 2, 2).swapaxes(1, 2).reshape(4, 6, 2)
+        assert_equals_standard(planes, motion.astype(np.int16))
+
+
+def test_padding_behind_the_rows_is_never_read_as_picture():
+    """FFmpeg's rows are longer than the picture; beyond its border the border repeats."""
+    rng = np.random.default_rng(12)
+    planes = random_planes(rng)
+    motion = rng.integers(-200, 200, (4, 6, 2)).astype(np.int16)
+    covered = np.ones((4, 6), np.uint8)
+    expected = predict_planes(planes, motion, covered)
+    for filling in (0, 255):
+        padded = []
+        for plane in planes:
+            rows = np.full((plane.shape[0], 64), filling, np.uint8)
+            rows[:, : plane.shape[1]] = plane
+            buffer = np.frombuffer(rows.tobytes(), np.uint8)
+            padded.append(buffer.reshape(rows.shape)[:, : plane.shape[1]])
+        for plane, right in zip(
+            predict_planes(Planes(*padded), motion, covered), expected, strict=True
+        ):
+            np.testing.assert_array_equal(plane, right)
+
+
+@pytest.mark.parametrize(
+    ("layout", "copies"),
+    [("whole", False), ("padded", False), ("lower part", True), ("every second row", True)],
+)
+def test_flat_rows_start_at_the_plane_and_are_copied_only_where_they_must(layout, copies):
+    buffer = np.arange(20 * 32, dtype=np.uint8)
+    whole = buffer.reshape(20, 32)
+    plane = {
+        "whole": whole,
+        "padded": whole[:, :24],
+        "lower part": whole[4:, 8:],
+        "every second row": np.arange(160, dtype=np.uint8).reshape(10, 16)[::2, 2:],
+    }[layout]
+    flat, stride = flat_rows(plane)
+    assert np.shares_memory(flat, plane) != copies
+    for row in range(plane.shape[0]):
+        line = flat[row * stride : row * stride + plane.shape[1]]
+        np.testing.assert_array_equal(line, plane[row])
+
+
+@pytest.mark.parametrize(
+    ("motion", "coverage"), [((4, 5, 2), (4, 6)), ((4, 6, 2), (3, 6)), ((2, 4, 6, 2), (2, 4, 6))]
+)
+def test_motion_of_another_size_is_refused(motion, coverage):
+    """A kernel would read past the end of it."""
+    planes = random_planes(np.random.default_rng(8))
+    with pytest.raises(ValueError, match=r"48x32 has motion \(4, 6, 2\) and coverage \(4, 6\)"):
+        predict_planes(planes, np.zeros(motion, np.int16), np.ones(coverage, np.uint8))
+
+
+GUARDED = """
+import ctypes, mmap
+import subprocess
+import sys
+
+import numpy as np
+from gopstream.pipeline.compensation import predict_planes
+from gopstream.pipeline.grid import Planes
+from gopstream.pipeline.residual import residual_between
+
+libc = ctypes.CDLL(None, use_errno=True)
+PAGE = mmap.PAGESIZE
+
+def fenced(plane, at_end):
+    # The samples touch a page that nobody may read.
+    num_pages = -(-plane.size // PAGE)
+    memory = mmap.mmap(-1, (num_pages + 2) * PAGE)
+    whole = np.frombuffer(memory, np.uint8)
+    start = (num_pages + 1) * PAGE - plane.size if at_end else PAGE
+    whole[start : start + plane.size] = plane.reshape(-1)
+    for page in (0, num_pages + 1):
+        address = ctypes.c_void_p(whole.ctypes.data + page * PAGE)
+        assert libc.mprotect(address, PAGE, 0) == 0
+    kept.append(memory)
+    return np.frombuffer(memory, np.uint8, plane.size, start).reshape(plane.shape)
+
+kept = []
+rng = np.random.default_rng(0)
+shapes = ((48, 64), (24, 32), (24, 32))
+drawn = Planes(*(rng.integers(0, 256, shape, np.uint8) for shape in shapes))
+covered = np.ones((6, 8), np.uint8)
+for at_end in (True, False):
+    planes = Planes(*(fenced(plane, at_end) for plane in drawn))
+    for _ in range(300):
+        motion = rng.integers(-90, 90, (3, 4, 2)).repeat(2, 0).repeat(2, 1).astype(np.int16)
+        if rng.random() < 0.5:
+            motion = rng.integers(-90, 90, (6, 8, 2)).astype(np.int16)
+        predicted = predict_planes(planes, motion, covered)
+        expected = predict_planes(drawn, motion, covered)
+        for plane, right in zip(predicted, expected, strict=True):
+            assert (plane == right).all()
+        residual_between(planes, predicted)
+print("unharmed")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
+def test_nothing_outside_of_the_planes_is_read():
+    """The kernels check no index. A read beyond the memory of a plane would kill the process."""
+    command = [sys.executable, "-c", GUARDED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "unharmed"), done.stderr

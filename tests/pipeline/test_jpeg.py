@@ -118,3 +118,35 @@ def test_a_stored_frame_is_as_good_as_a_jpeg_made_from_rgb(small_video, tmp_path
 def test_frames_of_real_videos_are_as_good_as_a_jpeg_made_from_rgb(real_videos, tmp_path):
     losses = {name: loss_against_rgb_jpeg(path, tmp_path) for name, path in real_videos.items()}
     assert {name: loss for name, loss in losses.items() if loss > 1.5} == {}
+
+
+def test_colours_beyond_the_range_are_cut_not_wrapped():
+    """Limited range leaves room below black and above white, and saturated chroma."""
+    for value, expected in ((0, 0), (15, 0), (236, 255), (255, 255)):
+        picture = np.full((6, 4), 128, np.uint8)
+        picture[:4] = value
+        y, _, _ = to_jpeg_colours(picture, matrix="smpte170m")
+        assert (y == expected).all()
+    picture = np.full((6, 4), 128, np.uint8)
+    picture[4], picture[5] = 255, 0
+    _, cb, cr = to_jpeg_colours(picture, matrix="smpte170m")
+    assert (cb == 255).all()
+    assert (cr == 0).all()
+
+
+def test_the_three_planes_lie_one_after_the_other():
+    """I420: Cb fills the rows behind Y before Cr does."""
+    picture = np.full((12, 8), 128, np.uint8)
+    picture[8:10] = 100  # Cb of 4x4
+    picture[10:] = 160
+    y, cb, cr = to_jpeg_colours(picture, matrix="bt470bg")
+    assert (y.shape, cb.shape, cr.shape) == ((8, 8), (4, 4), (4, 4))
+    assert len(np.unique(cb)) == len(np.unique(cr)) == 1
+    assert cb[0, 0] < 128 < cr[0, 0]
+
+
+def test_two_encodings_are_the_same_bytes():
+    picture = np.random.default_rng(3).integers(16, 236, (48, 32), dtype=np.uint8)
+    first, second = (encode_frame(picture, matrix="bt709", quality=80) for _ in range(2))
+    assert first == second
+    assert len(encode_frame(picture, matrix="bt709", quality=20)) < len(first)

@@ -1,8 +1,9 @@
+import av
 import numpy as np
 import pytest
 
 from gopstream.pipeline.errors import BitstreamError
-from gopstream.pipeline.motion import rasterise_vectors
+from gopstream.pipeline.motion import VECTOR_DTYPE, rasterise_vectors
 
 # libavutil/motion_vector.h, without the padding.
 RECORD = np.dtype(
@@ -123,3 +124,40 @@ def test_what_does_not_fit_is_refused(records, message):
 @pytest.mark.parametrize("value", [-32768, 32767])
 def test_the_longest_vectors_of_int16_are_kept(value):
     assert rasterise(vectors((0, 0, 8, 8, value, value))).motion[0, 0, 0].tolist() == [value] * 2
+
+
+def test_the_record_is_that_of_the_library(small_video):
+    """Field by field PyAV's own; the last six bytes are padding, never to be compared."""
+    with av.open(str(small_video)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        stream.codec_context.options = {"flags2": "+export_mvs"}
+        tables = [frame.side_data.get("MOTION_VECTORS") for frame in container.decode(stream)]
+    known = [table for table in tables if table is not None]
+    assert len(known) > 20
+    for table in known:
+        records, expected = np.frombuffer(table, VECTOR_DTYPE), table.to_ndarray()
+        assert set(records.dtype.names) == set(expected.dtype.names)
+        for name in records.dtype.names:
+            np.testing.assert_array_equal(records[name], expected[name], err_msg=name)
+    assert (VECTOR_DTYPE.itemsize, VECTOR_DTYPE.fields["motion_scale"][1]) == (40, 32)
+
+
+def test_the_vector_at_fault_is_shown():
+    records = vectors((0, 0, 8, 8, 1, 1), (8, 4, 8, 8, -3, 2))
+    message = "8x8 grid .*w 8, h 8, dst_x 12, dst_y 8, motion_x -3, motion_y 2, motion_scale 4"
+    with pytest.raises(BitstreamError, match=message):
+        rasterise(records)
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_one_bad_vector_among_good_ones_is_enough(is_last):
+    records = vectors((0, 0, 16, 16, 1, 1), (16, 16, 16, 16, 1, 1), (24, 24, 16, 16, 1, 1))
+    with pytest.raises(BitstreamError, match="outside of the 32x32"):
+        rasterise(records if is_last else records[::-1].copy())
+
+
+def test_readonly_records_are_read():
+    """As they come from FFmpeg's own memory."""
+    records = vectors((0, 0, 8, 8, 9, -9)).astype(VECTOR_DTYPE)
+    assert rasterise(np.frombuffer(records.tobytes(), VECTOR_DTYPE)).motion[0, 0, 0, 0] == 9

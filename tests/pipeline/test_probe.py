@@ -4,6 +4,7 @@ import wave
 import zlib
 from fractions import Fraction
 
+import av
 import imageio_ffmpeg
 import pytest
 
@@ -120,3 +121,94 @@ def test_codec_and_pixels_of_real_videos(real_videos, name, codec, pixel_format,
     assert codec in facts.codec
     assert pixel_format in (None, facts.pixel_format)
     assert facts.full_range == full_range
+
+
+def encode(source, path, *words):
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-i", source, *words, path]
+    subprocess.run(command, check=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "may_be"),
+    [
+        ("a.mp4", ["-c:v", "libx264"], False),
+        ("a.ts", ["-c:v", "mpeg2video"], False),
+        ("b.ts", ["-c:v", "mpeg2video", "-flags", "+ilme+ildct"], True),
+        # The header alone says so, the first frame does not.
+        ("b.mkv", ["-vf", "setfield=tff", "-c:v", "mpeg4"], True),
+        ("b.mp4", ["-c:v", "libx264", "-flags", "+ilme+ildct", "-x264-params", "tff=1"], True),
+    ],
+)
+def test_what_may_be_interlaced_is_known_from_header_or_first_frame(
+    small_video, tmp_path, name, words, may_be
+):
+    assert open_video(encode(small_video, tmp_path / name, *words)).may_be_interlaced == may_be
+
+
+def test_a_codec_that_nobody_knows_is_refused(tmp_path, small_video):
+    """A track whose four-letter code means nothing to FFmpeg."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(small_video.read_bytes().replace(b"avc1", b"zzz9").replace(b"avcC", b"zzzC"))
+    with pytest.raises(NotAVideoError, match=r"a\.mp4: FFmpeg does not know the codec"):
+        open_video(path)
+
+
+def test_a_cover_picture_is_no_video(tmp_path, small_video):
+    sound = tmp_path / "a.wav"
+    with wave.open(str(sound), "wb") as opened:
+        opened.setnchannels(1)
+        opened.setsampwidth(2)
+        opened.setframerate(8000)
+        opened.writeframes(bytes(16000))
+    cover = tmp_path / "cover.png"
+    cover.write_bytes(png())
+    words = [
+        "-i",
+        cover,
+        "-map",
+        "0",
+        "-map",
+        "1",
+        "-c:v",
+        "copy",
+        "-disposition:v",
+        "attached_pic",
+    ]
+    path = encode(sound, tmp_path / "song.mp4", *words)
+    with pytest.raises(NotAVideoError, match=r"song\.mp4: no video stream, only an attached"):
+        open_video(path)
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_the_rotation_is_how_far_the_picture_is_turned_when_shown(tmp_path, small_video, degrees):
+    path = tmp_path / "a.mp4"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-display_rotation", str(degrees)]
+    subprocess.run([*command, "-i", small_video, "-c", "copy", path], check=True)
+    assert open_video(path).rotation == degrees
+
+
+def test_a_picture_larger_than_any_of_h264_is_not_decoded(tmp_path, small_video, monkeypatch):
+    monkeypatch.setattr("gopstream.pipeline.probe.MAX_PIXELS", 96 * 64 - 1)
+    with pytest.raises(NotAVideoError, match="the h264 stream has no frame that decodes"):
+        open_video(small_video)
+
+
+def test_a_broken_first_packet_is_passed_over(tmp_path, small_video):
+    path = encode(small_video, tmp_path / "g.mp4", "-c:v", "libx264", "-bf", "0", "-g", "5")
+    with av.open(str(path)) as container:
+        first = next(container.demux(video=0))
+        start, size = first.pos, first.size
+    content = bytearray(path.read_bytes())
+    content[start : start + size] = bytes(size)
+    path.write_bytes(content)
+    assert (open_video(path).width, open_video(path).height) == (96, 64)
+
+
+@pytest.mark.parametrize("left", [2, 8, 34])
+def test_what_a_stream_crops_at_the_left_is_not_shown(tmp_path, small_video, left):
+    """FFmpeg's own players cut it off to the column; its decoder alone would keep some."""
+    crop = f"h264_metadata=crop_left={left}:crop_top=2:crop_right=4:crop_bottom=6"
+    path = encode(small_video, tmp_path / "a.mp4", "-c", "copy", "-bsf:v", crop)
+    facts = open_video(path)
+    assert (facts.width, facts.height) == (92 - left, 56)

@@ -65,3 +65,39 @@ def test_a_macroblock_is_zero_only_if_all_three_planes_are():
     residual.cr[15, 23] = 3
     expected = [[True, False, True], [False, True, False]]
     np.testing.assert_array_equal(zero_macroblocks(residual), expected)
+
+
+def test_the_signed_residual_by_hand():
+    decoded, predicted = zeros(16, 16), zeros(16, 16)
+    decoded.y[0, :4], predicted.y[0, :4] = (10, 0, 200, 5), (7, 1, 71, 205)
+    residual = residual_between(decoded, predicted)
+    assert residual.planes.y[0, :4].tolist() == [3, 255, 129, 56]
+    assert residual.exceptions.tolist() == [[0, 0, 2, 129], [0, 0, 3, -200]]
+
+
+def test_exceptions_are_listed_by_plane_and_from_the_top():
+    decoded, predicted = zeros(), zeros()
+    for plane, y, x in [("cr", 0, 5), ("y", 31, 0), ("y", 2, 47), ("cb", 1, 1), ("y", 2, 3)]:
+        getattr(decoded, plane)[y, x] = 200
+    rows = residual_between(decoded, predicted).exceptions[:, :3].tolist()
+    assert rows == [[0, 2, 3], [0, 2, 47], [0, 31, 0], [1, 1, 1], [2, 0, 5]]
+
+
+def test_padding_behind_the_rows_is_no_residual():
+    padded = [np.full((plane.shape[0], 64), 200, np.uint8) for plane in zeros()]
+    decoded = Planes(*(p[:, : z.shape[1]] for p, z in zip(padded, zeros(), strict=True)))
+    for plane in decoded:
+        plane[:] = 3
+    residual = residual_between(decoded, zeros())
+    assert all((plane == 3).all() for plane in residual.planes)
+    assert len(residual.exceptions) == 0
+
+
+def test_a_single_sample_anywhere_makes_its_macroblock_not_zero():
+    for side, name in ((16, "y"), (8, "cb"), (8, "cr")):
+        for y, x in np.ndindex(2 * side, 3 * side):
+            residual = zeros()
+            getattr(residual, name)[y, x] = 1
+            found = zero_macroblocks(residual)
+            assert not found[y // side, x // side]
+            assert found.sum() == 5

@@ -1,16 +1,21 @@
 import hashlib
 import shutil
+import subprocess
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from gopstream.pipeline.decode import open_coded
 from gopstream.pipeline.errors import TranscodeError
-from gopstream.pipeline.probe import open_video
+from gopstream.pipeline.probe import MAX_PIXELS, open_video
 from gopstream.pipeline.transcode import (
+    SIZE_CHANGE,
     CanonicalFormat,
+    canonical_command,
     canonical_matrix,
     canonical_size,
     default_ffmpeg,
@@ -163,3 +168,174 @@ def test_giving_up_early_leaves_no_process(facts, tmp_path):
 def children():
     tasks = Path("/proc/self/task").glob("*/children")
     return {child for task in tasks for child in task.read_text().split()}
+
+
+# Hands over the beginning of a raw picture, and then nothing more.
+STALLING_FFMPEG = """#!/bin/sh
+echo $$ > '{pid}'
+head -c {num_bytes} /dev/zero
+exec sleep 1000
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
+@pytest.mark.parametrize(("num_bytes", "num_frames"), [(0, 0), (100, 0), (9216, 1), (20000, 2)])
+def test_a_stalled_ffmpeg_is_stopped(facts, tmp_path, num_bytes, num_frames):
+    fake = tmp_path / "ffmpeg"
+    fake.write_text(STALLING_FFMPEG.format(pid=tmp_path / "pid", num_bytes=num_bytes))
+    fake.chmod(0o755)
+    before = children()
+    frames = transcode_frames(
+        facts,
+        tmp_path / "a.nut",
+        canonical=CanonicalFormat(),
+        binary=str(fake),
+        stall_seconds=0.5,
+    )
+    message = rf"small\.mp4: no progress for 0\.5 s after {num_frames} frames; FFmpeg was stopped"
+    with pytest.raises(TranscodeError, match=message):
+        list(frames)
+    assert children() == before
+    assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
+
+
+# All pictures come, but the process does not end.
+LINGERING_FFMPEG = """#!/bin/sh
+head -c 9216 /dev/zero
+exec sleep 1000 >/dev/null
+"""
+
+
+def test_an_ffmpeg_that_does_not_end_is_stopped(facts, tmp_path):
+    fake = tmp_path / "ffmpeg"
+    fake.write_text(LINGERING_FFMPEG)
+    fake.chmod(0o755)
+    frames = transcode_frames(
+        facts, tmp_path / "a.nut", canonical=CanonicalFormat(), binary=str(fake), stall_seconds=0.5
+    )
+    with pytest.raises(TranscodeError, match="no progress for 0.5 s after 1 frames"):
+        list(frames)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 9216 + 100])
+def test_half_a_picture_at_the_end_is_an_error(facts, tmp_path, num_bytes):
+    fake = tmp_path / "ffmpeg"
+    fake.write_text(f"#!/bin/sh\nhead -c {num_bytes} /dev/zero\n")
+    fake.chmod(0o755)
+    frames = transcode_frames(
+        facts, tmp_path / "a.nut", canonical=CanonicalFormat(), binary=str(fake)
+    )
+    with pytest.raises(TranscodeError, match="FFmpeg ended with status 0 after .*said nothing"):
+        list(frames)
+
+
+def complaints_of(path, tmp_path):
+    complaints = []
+    frames = transcode_frames(
+        open_video(path),
+        tmp_path / "a.nut",
+        canonical=CanonicalFormat(),
+        binary=default_ffmpeg(),
+        complaints=complaints,
+    )
+    count = sum(1 for _ in frames)
+    return count, complaints
+
+
+def test_a_sound_source_has_no_complaints(small_video, odd_video, rotated_video, tmp_path):
+    for path in (small_video, odd_video, rotated_video):
+        assert complaints_of(path, tmp_path)[1] == []
+
+
+def test_a_damaged_source_has_complaints_without_addresses(small_video, tmp_path):
+    with av.open(str(small_video)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][4]
+        start, size = packet.pos, packet.size
+    content = bytearray(small_video.read_bytes())
+    content[start : start + size] = bytes(size)
+    path = tmp_path / "hole.mp4"
+    path.write_bytes(content)
+    count, complaints = complaints_of(path, tmp_path)
+    assert count > 0
+    assert complaints
+    assert not any("0x" in line for line in complaints)
+    assert complaints_of(path, tmp_path) == (count, complaints)
+
+
+def test_a_size_change_is_a_complaint_of_its_own(small_video, tmp_path):
+    parts = []
+    for size in ("96:64", "160:96"):
+        part = tmp_path / "part.h264"
+        words = ["-vf", f"scale={size}", "-c:v", "libx264", "-bf", "0", "-threads", "1"]
+        command = [default_ffmpeg(), "-v", "error", "-y", "-i", small_video, *words, part]
+        subprocess.run(command, check=True)
+        parts.append(part.read_bytes())
+    path = tmp_path / "change.h264"
+    path.write_bytes(b"".join(parts))
+    count, complaints = complaints_of(path, tmp_path)
+    assert count == 60
+    assert complaints
+    assert all(SIZE_CHANGE in line for line in complaints)
+
+
+def interlace(source, path):
+    words = ["-vf", "tinterlace=interleave_top,fieldorder=tff", "-c:v", "mpeg2video"]
+    words += ["-flags", "+ilme+ildct", "-q:v", "2"]
+    subprocess.run([default_ffmpeg(), "-v", "error", "-i", source, *words, path], check=True)
+    return path
+
+
+def test_interlaced_frames_are_deinterlaced_and_others_are_not_touched(small_video, tmp_path):
+    """Comb lines of moving pictures: neighbouring rows differ more than those two apart."""
+    path = interlace(small_video, tmp_path / "i.ts")
+    facts = open_video(path)
+    assert facts.may_be_interlaced
+
+    def comb(facts):
+        frames = transcode_frames(
+            facts, tmp_path / "a.nut", canonical=CanonicalFormat(), binary=default_ffmpeg()
+        )
+        rows = np.stack([picture[:64].astype(int) for picture in frames])
+        return np.abs(np.diff(rows, axis=1)).mean(), len(rows)
+
+    touched, count = comb(facts)
+    raw, raw_count = comb(replace(facts, may_be_interlaced=False))
+    assert count == raw_count == 15  # send_frame: none is added
+    assert touched < 0.8 * raw
+
+    progressive = open_video(small_video)
+    assert not progressive.may_be_interlaced
+    plain = transcode(progressive, tmp_path / "b.nut")
+    assert transcode(replace(progressive, may_be_interlaced=True), tmp_path / "c.nut") == plain
+
+
+def test_the_deinterlacer_is_in_the_chain_only_where_it_may_be_needed(facts, tmp_path):
+    for may_be, count in ((False, 0), (True, 1)):
+        command = canonical_command(
+            replace(facts, may_be_interlaced=may_be),
+            tmp_path / "a.nut",
+            canonical=CanonicalFormat(),
+            binary="ffmpeg",
+        )
+        assert " ".join(command).count("bwdif") == count
+
+
+def test_pictures_beyond_the_largest_of_h264_are_refused(facts, tmp_path, monkeypatch):
+    """A header may claim any size; FFmpeg must not allocate it."""
+    command = canonical_command(
+        facts, tmp_path / "a.nut", canonical=CanonicalFormat(), binary="ffmpeg"
+    )
+    place = command.index("-max_pixels")
+    assert command[place + 1] == str(MAX_PIXELS) == "35651584"
+    assert place < command.index("-i")
+    monkeypatch.setattr("gopstream.pipeline.transcode.MAX_PIXELS", 96 * 64 - 1)
+    with pytest.raises(TranscodeError, match=r"small\.mp4: FFmpeg ended with status"):
+        transcode(facts, tmp_path / "b.nut")
+
+
+def test_only_local_files_are_opened(facts, tmp_path):
+    command = canonical_command(
+        facts, tmp_path / "a.nut", canonical=CanonicalFormat(), binary="ffmpeg"
+    )
+    assert command[command.index("-protocol_whitelist") + 1] == "file"
+    assert command[command.index("-i") + 1] == f"file:{facts.path}"
