@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 _KIB_PER_MIB = 1024
@@ -68,6 +69,12 @@ def _receive(reader: int, deadline: float) -> tuple[bytes, bool]:
         received += piece
 
 
+def _mapped_bytes() -> int:
+    """Return the address space of this process."""
+    num_pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return num_pages * resource.getpagesize()
+
+
 def _serve(
     function: Callable[[], dict[str, Any]], reader: int, writer: int, address_mib: int
 ) -> None:
@@ -75,7 +82,8 @@ def _serve(
     try:
         os.setsid()
         os.close(reader)
-        limit = address_mib * 2**20
+        # On top of what a large parent has already mapped, which costs the child nothing.
+        limit = address_mib * 2**20 + _mapped_bytes()
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         with os.fdopen(writer, "w") as pipe:
