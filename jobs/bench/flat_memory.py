@@ -127,9 +127,10 @@ def child_processes(pid: int) -> Iterator[int]:
             yield int(entry.name)
 
 
-def _is_ffmpeg(pid: int) -> bool:
+def _is_tracker(pid: int) -> bool:
+    """Tell whether a process is multiprocessing's own, which every parent of workers has."""
     try:
-        return Path(f"/proc/{pid}/comm").read_text().startswith("ffmpeg")
+        return b"multiprocessing.resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:  # it has ended meanwhile
         return False
 
@@ -137,8 +138,7 @@ def _is_ffmpeg(pid: int) -> bool:
 def take_sample() -> Sample:
     """Look at this process and at the FFmpeg that it runs, if any."""
     own = read_memory(os.getpid())
-    # Others may be there too, such as multiprocessing's resource tracker.
-    children = [pid for pid in child_processes(os.getpid()) if _is_ffmpeg(pid)]
+    children = [pid for pid in child_processes(os.getpid()) if not _is_tracker(pid)]
     # A process that has ended and was not yet waited for has no memory left to read.
     ffmpeg = max((read_memory(pid).get("VmHWM", 0.0) for pid in children), default=0.0)
     return Sample("transcode" if children else "extract", own["VmRSS"], own["VmHWM"], ffmpeg)
