@@ -75,6 +75,10 @@ def variants(wrapper: Path) -> list[Variant]:
             "libjpeg-turbo without SIMD", environment={_SIMD_SWITCH: "1"}, skipped=_no_jpeg_switch()
         ),
         _numpy_variant(),
+        Variant(
+            "kernels for the first x86-64",
+            environment={"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+        ),
     ]
 
 
