@@ -113,6 +113,8 @@ class _Scan:
     damage: DamageSpread = field(default_factory=DamageSpread)
     cuts: list[int] = field(default_factory=list)
     exports_motion: bool = False
+    is_interlaced: bool = False
+    """A picture was: the unit of its vectors is not told, so that they are not measured."""
     num_frames: int = 0
     first_pts: int | None = None
     last_pts: int = 0
@@ -263,7 +265,8 @@ def _add_motion(frame: DecodedFrame, scan: _Scan) -> float | None:
         scan.first_pts = frame.pts
         scan.facts |= {"rotation": picture.rotation % 360, "pixel_format": picture.format.name}
     scan.last_pts = frame.pts
-    if frame.is_damaged:
+    scan.is_interlaced |= frame.is_interlaced
+    if frame.is_damaged or frame.is_interlaced:
         scan.meter.skip()
         return None
     if not scan.exports_motion:
@@ -309,7 +312,9 @@ def _motion_columns(scan: _Scan) -> dict[str, Any]:
         return {"motion_missing": why}
     summary = scan.meter.summary()
     row: dict[str, Any] = {f"motion_{name}": x for name, x in summary._asdict().items()}
-    if summary.num_measured == 0:
+    if summary.num_measured == 0 and scan.is_interlaced:
+        row["motion_missing"] = "interlaced: the vertical unit of its vectors is not told"
+    elif summary.num_measured == 0:
         row["motion_missing"] = "no P- or B-frame with vectors"
     return row
 

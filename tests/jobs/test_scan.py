@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gopstream.jobs import scan_video as scan_video_module
+from gopstream.jobs.conformance.check import SUITE
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.scan import list_videos, scan, scan_summary
 from gopstream.jobs.scan_journal import VideoKey, append_row, open_journal, read_offsets
@@ -345,3 +346,12 @@ def test_rows_are_written_in_groups(many, tmp_path, monkeypatch):
     file = pq.ParquetFile(out)
     assert [file.metadata.row_group(i).num_rows for i in range(3)] == [10, 10, 4]
     assert np.all(np.diff([int(name[:2]) for name in file.read()["name"].to_pylist()]) == 1)
+
+
+def test_motion_of_interlaced_pictures_is_not_measured():
+    """The vertical unit of their vectors is unknown: a figure would be a guess."""
+    path = next(SUITE.rglob("interlaced.mp4"))
+    row = scan_video(path, beat=lambda: None)
+    assert row["motion_num_measured"] == 0
+    assert row["motion_missing"].startswith("interlaced")
+    assert row["num_frames"] == 20
