@@ -83,7 +83,9 @@ class NativeReader:
         options = self._options
         first = self._num_frames
         with_residual = "residual" in options.planes and self._exactness == "exact"
-        builder = ClipBuilder(with_residual, capacity=self._limit or self._native.audit.num_pictures)
+        builder = ClipBuilder(
+            with_residual, capacity=self._limit or self._native.audit.num_pictures
+        )
         jpegs: list[bytes] = []
         stored: list[int] = []
         while self._held is not None and not self._is_full(builder):
