@@ -58,6 +58,8 @@ class SplitOutcome:
     manifest: Manifest
     failures: tuple[Mapping[str, Any], ...]
     """Rows of the report of the videos that failed."""
+    warned: tuple[Mapping[str, Any], ...] = ()
+    """Rows of the videos that became samples, with warnings."""
 
 
 def preprocess(
@@ -205,8 +207,9 @@ def _finish_split(
     folder = out / split
     rows = {shard.name: _read_report(folder / report_name(shard.name)) for shard in plan}
     failures = tuple(row for shard in plan for row in rows[shard.name] if row["status"] == "failed")
+    warned = tuple(row for shard in plan for row in rows[shard.name] if row.get("warnings"))
     if (folder / MANIFEST_FILE).exists():
-        return SplitOutcome(load_manifest(out, split), failures)
+        return SplitOutcome(load_manifest(out, split), failures, warned)
     for leftover in folder.glob(".*.partial"):
         leftover.unlink()
     lines = b"".join(dump_json(row) + b"\n" for row in failures)
@@ -229,7 +232,7 @@ def _finish_split(
         num_failures=len(failures),
     )
     save_manifest(out, manifest)
-    return SplitOutcome(manifest, failures)
+    return SplitOutcome(manifest, failures, warned)
 
 
 def _read_report(path: Path) -> list[dict[str, Any]]:

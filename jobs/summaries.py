@@ -3,7 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +13,9 @@ from gopstream.jobs.verify import split_names
 from gopstream.shards.dataset_files import Manifest, load_dataset, load_manifest
 from gopstream.shards.errors import ShardError
 from gopstream.shards.layout import tar_name
+
+
+_SHOWN_WARNINGS: Final = 20
 
 
 class Summary(NamedTuple):
@@ -62,10 +65,17 @@ def shard_summary(outcomes: Sequence[SplitOutcome]) -> Summary:
             f"  failed: {row['source']}: {row['stage']}: {row['message']}"
             for row in outcome.failures
         ]
+        parts += [
+            f"  warned: {row['source']}: {'; '.join(row['warnings'])}"
+            for row in outcome.warned[:_SHOWN_WARNINGS]
+        ]
+        if len(outcome.warned) > _SHOWN_WARNINGS:
+            parts.append(f"  and {len(outcome.warned) - _SHOWN_WARNINGS} more with warnings")
         content["samples"] += manifest.num_samples
         content["splits"][manifest.split] = {
             "videos": manifest.num_videos,
             "failures": [dict(row) for row in outcome.failures],
+            "warned": {row["source"]: list(row["warnings"]) for row in outcome.warned},
             "samples": manifest.num_samples,
             "shards": len(manifest.shards),
             "bytes": manifest.num_bytes,

@@ -14,9 +14,14 @@ def test_shard_summary_counts_and_names_failures():
     files = {"000000.tar": FileRecord(1_500_000, "")}
     manifest = Manifest("train", (ShardRecord("000000", 3, files),), {"a": 3}, 4, 1)
     failure = {"source": "x [1].mp4", "stage": "probe", "message": "no video [here]"}
-    text, content = shard_summary([SplitOutcome(manifest, (failure,))])
+    warned = tuple({"source": f"{i}.mp4", "warnings": ["one", "two"]} for i in range(22))
+    text, content = shard_summary([SplitOutcome(manifest, (failure,), warned)])
     assert "train: 3 of 4 videos became 3 samples in 1 shards, 1.5 MB" in text
     assert "failed: x [1].mp4: probe: no video [here]" in text
+    assert "warned: 19.mp4: one; two" in text
+    assert "20.mp4" not in text
+    assert "and 2 more with warnings" in text
+    assert content["splits"]["train"].pop("warned")["21.mp4"] == ["one", "two"]
     assert content["samples"] == 3
     assert content["splits"]["train"] == {
         "videos": 4,
