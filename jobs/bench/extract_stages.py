@@ -64,9 +64,8 @@ def motion_grid(path: Path) -> int:
 
 def extract(path: Path, planes: tuple[str, ...]) -> Clip:
     """Extract natively, as one clip; frames keep their size."""
-    short_side = min(4096, open_video(path).height)
     options = ExtractionOptions(
-        canonical=CanonicalFormat(short_side=short_side), mode="native", planes=planes
+        canonical=CanonicalFormat(short_side=4096), mode="native", planes=planes
     )
     return extract_clip(path, options=options)
 
