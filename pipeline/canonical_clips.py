@@ -31,19 +31,21 @@ class CanonicalSource:
     def __init__(
         self,
         facts: VideoFacts,
-        folder: Path,
+        stream_path: Path,
+        spool: FrameSpool,
+        *,
         options: ExtractionOptions,
         binary: str,
         on_progress: OnProgress,
     ) -> None:
         """Transcode; the frames are spooled as JPEG, so that memory does not grow with them."""
-        self.stream_path = folder / "canonical.nut"
+        self.stream_path = stream_path
         self.num_frames = 0
         self._options = options
         self._shots = ShotDetector()
         self._on_progress = on_progress
         self._frame_size = canonical_size(facts, options.canonical.short_side)
-        self._spool = FrameSpool(folder / "frames.mjpeg", stride=options.frame_stride)
+        self._spool = spool
         matrix = canonical_matrix(facts)
         complaints: list[str] = []
         for picture in transcode_frames(
@@ -67,9 +69,9 @@ class CanonicalSource:
         builder = ClipBuilder(with_residual, capacity=expected)
         for frame in islice(stream.frames, expected):
             _check_canonical(frame, stream)
-            height, width = frame.planes.y.shape
-            fields = rasterise_vectors(frame.vectors, coded_height=height, coded_width=width)
             planes = frame.planes
+            height, width = planes.y.shape
+            fields = rasterise_vectors(frame.vectors, coded_height=height, coded_width=width)
             is_cut = self._shots.is_cut(
                 kind=frame.kind, intra_share=intra_share(fields), luma=planes.y
             )

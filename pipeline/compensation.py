@@ -64,32 +64,16 @@ def predict_planes(
         np.empty((height // 2, width // 2), np.uint8),
     )
     flat_motion, flat_coverage = np.ascontiguousarray(motion), np.ascontiguousarray(coverage)
-    _predict_luma(*flat_rows(reference.y), predicted.y, flat_motion, flat_coverage)
+    _predict_luma(side_by_side(reference.y), predicted.y, flat_motion, flat_coverage)
     for source, target in zip(reference[1:], predicted[1:], strict=True):
-        _predict_chroma(*flat_rows(source), target, flat_motion, flat_coverage)
+        _predict_chroma(side_by_side(source), target, flat_motion, flat_coverage)
     return predicted
 
 
-def flat_rows(plane: Samples) -> tuple[Samples, int]:
-    """Return a plane as a flat array that starts at its first sample, and the samples per row.
-
-    Nothing is copied where rows lie side by side, or where the plane is the visible part of a
-    flat buffer with padded rows, as FFmpeg's are.
-    """
-    if plane.flags.c_contiguous:
-        return plane.reshape(-1), plane.shape[1]
-    buffer = plane.base
-    if (
-        isinstance(buffer, np.ndarray)
-        and buffer.ndim == 1
-        and buffer.dtype == np.uint8
-        and buffer.flags.c_contiguous
-        and plane.strides[1] == 1
-        and plane.strides[0] > 0
-        and buffer.__array_interface__["data"][0] == plane.__array_interface__["data"][0]
-    ):
-        return buffer, plane.strides[0]
-    return np.ascontiguousarray(plane).reshape(-1), plane.shape[1]
+def side_by_side(plane: Samples) -> Samples:
+    """Return a plane whose rows kernels can read: copied only if its samples lie apart."""
+    row, sample = plane.strides
+    return plane if sample == 1 and row >= plane.shape[1] else np.ascontiguousarray(plane)
 
 
 # How a macroblock divides into blocks of equal prediction, bits: 16x16, 16x8, 8x16, 8x8.
@@ -99,13 +83,13 @@ _HALVED_ACROSS: Final = 2
 
 @kernel
 def _predict_luma(
-    reference: Samples,
-    stride: int,
+    plane: Samples,
     predicted: Samples,
     motion: npt.NDArray[np.int16],
     coverage: Samples,
 ) -> None:
     buffers = _new_buffers()
+    reference, stride = rows.flatten(plane), plane.strides[0]
     for row in range(0, coverage.shape[0], 2):
         for column in range(0, coverage.shape[1], 2):
             shape = _shape_of(motion, coverage, row, column)
@@ -122,13 +106,13 @@ def _predict_luma(
 
 @kernel
 def _predict_chroma(
-    reference: Samples,
-    stride: int,
+    plane: Samples,
     predicted: Samples,
     motion: npt.NDArray[np.int16],
     coverage: Samples,
 ) -> None:
     buffers = _new_buffers()
+    reference, stride = rows.flatten(plane), plane.strides[0]
     for row in range(0, coverage.shape[0], 2):
         for column in range(0, coverage.shape[1], 2):
             shape = _shape_of(motion, coverage, row, column)

@@ -9,6 +9,7 @@ from gopstream.pipeline.canonical_clips import CanonicalSource
 from gopstream.pipeline.clip import Clip
 from gopstream.pipeline.decode import CodedStream, open_coded
 from gopstream.pipeline.errors import BitstreamError, TranscodeError
+from gopstream.pipeline.frame_spool import FrameSpool
 from gopstream.pipeline.mvextractor_backend import replace_vectors
 from gopstream.pipeline.native import plan_native
 from gopstream.pipeline.native_clips import NativeReader
@@ -100,8 +101,18 @@ def _clips(
                 yield clip
                 del clip  # the next one is built without it
         return
-    with tempfile.TemporaryDirectory(prefix="gopstream-") as folder:
-        source = CanonicalSource(facts, Path(folder), options, binary, on_progress)
+    with (
+        tempfile.TemporaryDirectory(prefix="gopstream-") as folder,
+        FrameSpool(Path(folder) / "frames.mjpeg", stride=options.frame_stride) as spool,
+    ):
+        source = CanonicalSource(
+            facts,
+            Path(folder) / "canonical.nut",
+            spool,
+            options=options,
+            binary=binary,
+            on_progress=on_progress,
+        )
         with _open(source.stream_path, options) as stream:
             step = source.num_frames if whole else options.frames_per_segment
             for first in range(0, source.num_frames, step):

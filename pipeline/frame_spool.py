@@ -1,6 +1,8 @@
 """Encoded frames on their way from the transcode to the clips, on disk."""
 
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,23 +18,33 @@ class FrameSpool:
             path: Of a file that does not exist yet.
             stride: Every n-th frame is stored, from frame 0 on.
         """
-        self._path = path
+        self._file = path.open("w+b")
         self._stride = stride
         self._offsets = [0]
-        path.touch()
+
+    def __enter__(self) -> Self:
+        """Return the spool."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self._file.close()
 
     def add(self, jpeg: bytes) -> None:
         """Append the JPEG of the next stored frame."""
-        with self._path.open("ab") as spool:
-            spool.write(jpeg)
+        self._file.write(jpeg)
         self._offsets.append(self._offsets[-1] + len(jpeg))
 
     def read(self, frames: npt.NDArray[np.int64]) -> list[bytes]:
-        """Return the JPEGs of stored frames, by frame index."""
+        """Return the JPEGs of stored frames, by frame index; nothing is added afterwards."""
         jpegs = []
-        with self._path.open("rb") as spool:
-            for position in (frames // self._stride).tolist():
-                start, end = self._offsets[position : position + 2]
-                spool.seek(start)
-                jpegs.append(spool.read(end - start))
+        for position in (frames // self._stride).tolist():
+            start, end = self._offsets[position : position + 2]
+            self._file.seek(start)
+            jpegs.append(self._file.read(end - start))
         return jpegs

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gopstream.pipeline.compensation import flat_rows
+from gopstream.pipeline import vector_rows
+from gopstream.pipeline.compensation import side_by_side
 from gopstream.pipeline.grid import Planes
 from gopstream.pipeline.kernel import kernel
 
@@ -46,7 +47,7 @@ def residual_between(
     start = 0
     for index, (plane, prediction) in enumerate(zip(decoded, predicted, strict=True)):
         difference = into[start : start + plane.size].reshape(plane.shape)
-        if _subtract(*flat_rows(plane), prediction.reshape(-1), difference):
+        if _subtract(side_by_side(plane), prediction.reshape(-1), difference):
             exceptions.append(_exceptions(index, plane, prediction))
         wrapped.append(difference)
         start += plane.size
@@ -80,10 +81,11 @@ def _exceptions(
 
 
 @kernel
-def _subtract(decoded: Samples, stride: int, predicted: Samples, difference: Samples) -> bool:
+def _subtract(plane: Samples, predicted: Samples, difference: Samples) -> bool:
     """Fill (H, W) with decoded - predicted modulo 256; tells whether any does not fit int8."""
     height, width = difference.shape
     target = difference.reshape(-1)
+    decoded, stride = vector_rows.flatten(plane), plane.strides[0]
     overflows = np.uint8(0)
     for i in range(height):
         read, write = np.uintp(i * stride), np.uintp(i * width)

@@ -35,6 +35,7 @@ SIZE_CHANGE: Final = "video parameters changed"
 """Words of FFmpeg's message when size or pixel format change in the middle of a stream."""
 STALL_SECONDS: Final = 120.0
 """FFmpeg is given up when it has not handed over a single byte for so long."""
+_PIPE_BYTES: Final = 1 << 20  # the most that Linux gives everybody: fewer wake-ups
 _MESSAGE_BYTES: Final = 65536
 
 
@@ -210,7 +211,9 @@ def transcode_frames(
     num_bytes = width * height * 3 // 2
     num_frames = 0
     with tempfile.TemporaryFile() as messages:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=messages, pipesize=_PIPE_BYTES
+        )
         assert process.stdout is not None
         # Two, so that the one before stays valid while a caller compares.
         buffers = [bytearray(num_bytes), bytearray(num_bytes)]

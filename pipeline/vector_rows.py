@@ -12,10 +12,12 @@ elements, nothing is checked: the caller knows that the samples are there.
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, cast
 
+import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.core.base import BaseContext
-from numba.core.imputils import impl_ret_untracked
+from numba.core.imputils import impl_ret_borrowed, impl_ret_untracked
 from numba.core.typing.context import BaseContext as TypingContext
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
@@ -228,3 +230,36 @@ copy_16, copy_8, copy_4 = (_operation(_copy, width, 0) for width in (16, 8, 4))
 """(out, to, source, at)."""
 bilinear_8, bilinear_4 = _operation(_bilinear, 8, 3), _operation(_bilinear, 4, 3)
 """(out, to, source, at, step, fx, fy): chroma at eighths, equation 8-266."""
+
+
+def _flatten(typing: TypingContext, plane: types.Array) -> Typed:
+    flat = types.Array(plane.dtype, 1, "C", readonly=not plane.mutable)
+
+    def lower(
+        context: BaseContext,
+        builder: ir.IRBuilder,
+        signature: Signature,
+        arguments: Sequence[ir.Value],
+    ) -> ir.Value:
+        source = arrayobj.make_array(plane)(context, builder, arguments[0])
+        target = arrayobj.make_array(flat)(context, builder)
+        height, width = cgutils.unpack_tuple(builder, source.shape, 2)
+        stride, _ = cgutils.unpack_tuple(builder, source.strides, 2)
+        whole_rows = builder.mul(builder.sub(height, ir.Constant(height.type, 1)), stride)
+        arrayobj.populate_array(
+            target,
+            data=source.data,
+            shape=[builder.add(whole_rows, width)],
+            strides=[source.itemsize],
+            itemsize=source.itemsize,
+            meminfo=source.meminfo,
+            parent=source.parent,
+        )
+        return impl_ret_borrowed(context, builder, flat, target._getvalue())
+
+    return flat(plane), lower
+
+
+flatten = cast(Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]], intrinsic(_flatten))
+"""(plane): a plane of bytes as a flat array from its first sample on, padding of rows included.
+Samples of a row must lie side by side, and rows follow each other upwards."""

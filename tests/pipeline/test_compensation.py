@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from gopstream.pipeline.compensation import INTRA_PREDICTION, flat_rows, predict_planes
+from gopstream.pipeline.compensation import INTRA_PREDICTION, predict_planes, side_by_side
 from gopstream.pipeline.grid import Planes
 
 TAPS = (1, -5, 20, 20, -5, 1)
@@ -207,22 +207,34 @@ def test_padding_behind_the_rows_is_never_read_as_picture():
 
 @pytest.mark.parametrize(
     ("layout", "copies"),
-    [("whole", False), ("padded", False), ("lower part", True), ("every second row", True)],
+    [
+        ("whole", False),
+        ("padded", False),
+        ("lower part", False),
+        ("every second row", False),
+        ("upside down", True),
+        ("transposed", True),
+    ],
 )
-def test_flat_rows_start_at_the_plane_and_are_copied_only_where_they_must(layout, copies):
-    buffer = np.arange(20 * 32, dtype=np.uint8)
-    whole = buffer.reshape(20, 32)
-    plane = {
-        "whole": whole,
-        "padded": whole[:, :24],
-        "lower part": whole[4:, 8:],
-        "every second row": np.arange(160, dtype=np.uint8).reshape(10, 16)[::2, 2:],
-    }[layout]
-    flat, stride = flat_rows(plane)
-    assert np.shares_memory(flat, plane) != copies
-    for row in range(plane.shape[0]):
-        line = flat[row * stride : row * stride + plane.shape[1]]
-        np.testing.assert_array_equal(line, plane[row])
+def test_planes_are_read_where_they_are_and_copied_only_where_they_must(layout, copies):
+    rng = np.random.default_rng(5)
+    whole = rng.integers(0, 256, (96, 96), np.uint8)
+    luma = {
+        "whole": whole[:32].copy(),
+        "padded": whole[:32, :48],
+        "lower part": whole[50:82, 7:55],
+        "every second row": whole[:64:2, 3:51],
+        "upside down": whole[31::-1, :48],
+        "transposed": whole[:48, :32].T,
+    }[layout][:, :48]
+    assert (side_by_side(luma) is not luma) == copies
+    chroma = [rng.integers(0, 256, (16, 24), np.uint8) for _ in range(2)]
+    motion = rng.integers(-99, 99, (4, 6, 2)).astype(np.int16)
+    covered = np.ones((4, 6), np.uint8)
+    expected = predict_planes(Planes(luma.copy(order="C"), *chroma), motion, covered)
+    np.testing.assert_array_equal(
+        predict_planes(Planes(luma, *chroma), motion, covered).y, expected.y
+    )
 
 
 @pytest.mark.parametrize(
