@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import av
+import numpy as np
+import simplejpeg
 
 from gopstream.jobs.scan_video import scan_video
 from gopstream.pipeline.clip import Clip
@@ -47,6 +49,23 @@ def decode_vectors(path: Path) -> int:
             vectors: Any = frame.side_data.get("MOTION_VECTORS")
             if vectors is not None:
                 vectors.to_ndarray()
+            num_frames += 1
+    return num_frames
+
+
+def decode_and_jpeg(path: Path) -> int:
+    """Decode and encode each picture as JPEG, colours as they are: the limit with frames."""
+    num_frames = 0
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_type = "NONE"
+        for frame in container.decode(stream):
+            planes = [
+                np.ndarray((p.height, p.width), np.uint8, memoryview(p), strides=(p.line_size, 1))
+                for p in frame.planes
+            ]
+            y, cb, cr = (np.ascontiguousarray(plane) for plane in planes)
+            simplejpeg.encode_jpeg_yuv_planes(y, cb, cr, quality=90, fastdct=False)
             num_frames += 1
     return num_frames
 
@@ -131,6 +150,7 @@ def stage_table(*, is_exact: bool) -> StageTable:
     stages: dict[str, Stage] = {
         DECODE_ONLY: decode_only,
         "PyAV decode + vectors": decode_vectors,
+        "PyAV decode + JPEG": decode_and_jpeg,
         "decode + motion grid": motion_grid,
         "scan": scan,
         "motion": lambda path: extract(path, ("motion",)).num_frames,
