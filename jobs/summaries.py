@@ -14,7 +14,6 @@ from gopstream.shards.dataset_files import Manifest, load_dataset, load_manifest
 from gopstream.shards.errors import ShardError
 from gopstream.shards.layout import tar_name
 
-
 _SHOWN_WARNINGS: Final = 20
 
 
