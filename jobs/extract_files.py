@@ -1,11 +1,10 @@
 """One video as plain files: ``.npy`` arrays, JPEGs and a JSON, or mvextractor's dump."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +51,8 @@ def extract_to_folder(
         raise UserError(f"{folder} is not empty; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     clips = extract_segments(video, options=options, ffmpeg_binary=ffmpeg_binary)
-    with _FolderWriter(folder) as writer:
+    with ExitStack() as stack:
+        writer = _FolderWriter(folder, stack)
         for clip in clips:
             writer.add(clip)
             on_frames(writer.num_frames)
@@ -66,8 +66,9 @@ class _FolderWriter:
     """Appends clips of one video to its files."""
 
     folder: Path
+    stack: ExitStack
+    """Closes the files."""
     num_frames: int = 0
-    _stack: ExitStack = field(default_factory=ExitStack)
     _arrays: dict[str, "_GrowingArray"] = field(default_factory=dict)
     _last: Clip | None = None
     _kinds: str = ""
@@ -75,17 +76,6 @@ class _FolderWriter:
     _damaged: list[int] = field(default_factory=list)
     _cuts: list[int] = field(default_factory=list)
     _warnings: set[str] = field(default_factory=set)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
 
     def add(self, clip: Clip) -> None:
         self._append("motion", clip.motion)
@@ -109,7 +99,7 @@ class _FolderWriter:
     def _append(self, name: str, values: npt.NDArray[Any]) -> None:
         if name not in self._arrays:
             array = _GrowingArray(self.folder / f"{name}.npy", values)
-            self._arrays[name] = self._stack.enter_context(array)
+            self._arrays[name] = self.stack.enter_context(closing(array))
         self._arrays[name].append(values)
 
     def summary(self, facts: VideoFacts, options: ExtractionOptions) -> dict[str, Any]:
@@ -161,25 +151,17 @@ class _GrowingArray:
         self._length = 0
         self._write_header()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # NumPy leaves room in the header for the first axis to grow.
-        self._file.seek(0)
-        self._write_header()
-        self._file.close()
-
     def append(self, values: npt.NDArray[Any]) -> None:
         if values.shape[1:] != self._shape:
             raise ValueError(f"expected (T, *{self._shape}), got {values.shape}")
         self._file.write(np.ascontiguousarray(values, self._dtype).data)
         self._length += len(values)
+
+    def close(self) -> None:
+        """Write the header with the final length; NumPy leaves room for it."""
+        self._file.seek(0)
+        self._write_header()
+        self._file.close()
 
     def _write_header(self) -> None:
         header = {

@@ -233,11 +233,7 @@ def _audit_packet(packet: "VideoPacket", scan: _Scan) -> None:
         scan.facts["fps"] = float(rate) if rate else None
         if length is not None and stream.time_base is not None:
             scan.facts["duration_seconds"] = float(length * stream.time_base)
-    elif packet.has_sidedata("new_extradata"):
-        scan.audit.add_extradata(bytes(packet.get_sidedata("new_extradata")))
-    scan.audit.add_packet(packet)
-    if packet.is_corrupt:
-        scan.audit.count_damage()
+    scan.audit.add_demuxed(packet)
 
 
 def _add_frames(frames: list[DecodedFrame], scan: _Scan) -> None:

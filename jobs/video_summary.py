@@ -121,7 +121,7 @@ def _stream_rows(audit: StreamAudit) -> dict[str, object]:
 def _use_rows(audit: StreamAudit) -> dict[str, object]:
     if not audit.exports_motion:
         native = "not possible: FFmpeg exports no motion vectors of this codec"
-    elif audit.interlacing in ("field pictures", "macroblock-adaptive"):
+    elif audit.is_interlaced:
         native = "not possible: interlaced"
     else:
         native = "motion and coverage"

@@ -18,6 +18,7 @@ from gopstream.pipeline.exactness import (
     foreign_reason,
     inexact_reasons,
 )
+from gopstream.pipeline.h264_names import level_name, profile_name
 from gopstream.pipeline.h264_packets import (
     DAMAGED,
     PICTURE_PARAMETERS,
@@ -51,24 +52,6 @@ _MAX_KNOWN_UNITS: Final = 64
 _MAX_READ_ERRORS: Final = 100
 # Bit of the second number of x264's "analyse" (X264_ANALYSE_PSUB8x8 in x264.h).
 _BELOW_8X8: Final = 0x20
-_PROFILES: Final = {
-    44: "CAVLC 4:4:4 Intra",
-    66: "Baseline",
-    77: "Main",
-    83: "Scalable Baseline",
-    86: "Scalable High",
-    88: "Extended",
-    100: "High",
-    110: "High 10",
-    118: "Multiview High",
-    122: "High 4:2:2",
-    128: "Stereo High",
-    134: "MFC High",
-    135: "MFC Depth High",
-    138: "Multiview Depth High",
-    139: "Enhanced Multiview Depth High",
-    244: "High 4:4:4 Predictive",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +121,11 @@ class StreamAudit:
         return not self.inexact_reasons
 
     @property
+    def is_interlaced(self) -> bool:
+        """Whether pictures are coded by fields, whole or in part."""
+        return self.interlacing in ("field pictures", "macroblock-adaptive")
+
+    @property
     def has_b_frames(self) -> bool | None:
         """Whether the stream has B-pictures."""
         return None if self.num_b is None else self.num_b > 0
@@ -199,6 +187,14 @@ class AuditBuilder:
                 is_sound &= self._add_slice(header)
         if not is_sound:
             self._num_damaged += 1
+
+    def add_demuxed(self, packet: "VideoPacket") -> None:
+        """Audit a packet as the demuxer gives it, with what the container says of it."""
+        if packet.has_sidedata("new_extradata"):
+            self.add_extradata(bytes(packet.get_sidedata("new_extradata")))
+        self.add_packet(packet)
+        if packet.is_corrupt:
+            self.count_damage()
 
     def count_damage(self) -> None:
         """Count a packet that was lost, or that the container itself calls corrupt."""
@@ -326,27 +322,6 @@ class AuditBuilder:
         )
 
 
-def profile_name(sps: SequenceParameters) -> str:
-    """Return the profile's name (clause A.2), such as ``Constrained Baseline``."""
-    name = _PROFILES.get(sps.profile_idc, f"profile {sps.profile_idc}")
-    set1, set3, set4, set5 = (sps.constraint_flags & bit != 0 for bit in (0x40, 0x10, 0x08, 0x04))
-    if name == "Baseline" and set1:
-        return "Constrained Baseline"
-    if name == "High" and set4 and set5:
-        return "Constrained High"
-    if sps.profile_idc in (110, 122, 244) and set3:
-        return f"{name.removesuffix(' Predictive')} Intra"
-    return name
-
-
-def level_name(sps: SequenceParameters) -> str:
-    """Return the level's name (clause A.3), such as ``4.1`` or ``1b``."""
-    is_old_profile = sps.profile_idc in (66, 77, 88)
-    if sps.level_idc == 9 or (sps.level_idc == 11 and is_old_profile and sps.constraint_flags & 16):
-        return "1b"
-    return f"{sps.level_idc // 10}.{sps.level_idc % 10}"
-
-
 def _entropy_coding(pictures: PictureTally) -> str:
     if len(pictures.entropy_codings) > 1:
         return "mixed"
@@ -386,11 +361,7 @@ def audit_stream(path: Path) -> StreamAudit:
         for _ in range(_MAX_READ_ERRORS):
             try:
                 for packet in demux_packets(container, stream):
-                    if packet.has_sidedata("new_extradata"):
-                        builder.add_extradata(bytes(packet.get_sidedata("new_extradata")))
-                    builder.add_packet(packet)
-                    if packet.is_corrupt:
-                        builder.count_damage()
+                    builder.add_demuxed(packet)
                 break
             except av.error.FFmpegError:
                 # Cut or broken in the container; what follows may be whole again.

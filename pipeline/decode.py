@@ -28,6 +28,7 @@ from av.sidedata.sidedata import Type as SideDataType
 
 from gopstream.pipeline.errors import BitstreamError
 from gopstream.pipeline.grid import Planes
+from gopstream.pipeline.luma import plane_view
 from gopstream.pipeline.motion import VECTOR_DTYPE
 from gopstream.pipeline.probe import MAX_PIXELS, best_video_stream, demux_packets, open_container
 
@@ -366,9 +367,4 @@ def coded_planes(picture: av.video.frame.VideoFrame) -> Planes:
         raise BitstreamError(
             f"pixels must be 8-bit 4:2:0 (yuv420p) here, got {picture.format.name}"
         )
-    return Planes(*(_view(plane) for plane in picture.planes))
-
-
-def _view(plane: av.video.plane.VideoPlane) -> npt.NDArray[np.uint8]:
-    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
-    return rows[:, : plane.width]
+    return Planes(*(plane_view(plane) for plane in picture.planes))

@@ -103,12 +103,12 @@ def _clips(
         return
     with (
         tempfile.TemporaryDirectory(prefix="gopstream-") as folder,
-        FrameSpool(Path(folder) / "frames.mjpeg", stride=options.frame_stride) as spool,
+        (Path(folder) / "frames.mjpeg").open("w+b") as spool_file,
     ):
         source = CanonicalSource(
             facts,
             Path(folder) / "canonical.nut",
-            spool,
+            FrameSpool(spool_file, stride=options.frame_stride),
             options=options,
             binary=binary,
             on_progress=on_progress,

@@ -1,8 +1,6 @@
 """Encoded frames on their way from the transcode to the clips, on disk."""
 
-from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -11,29 +9,16 @@ import numpy.typing as npt
 class FrameSpool:
     """JPEGs back to back in a file, so that memory does not grow with the video."""
 
-    def __init__(self, path: Path, *, stride: int) -> None:
+    def __init__(self, file: BinaryIO, *, stride: int) -> None:
         """Start a spool.
 
         Args:
-            path: Of a file that does not exist yet.
+            file: An empty file, open to be written and read; the caller closes it.
             stride: Every n-th frame is stored, from frame 0 on.
         """
-        self._file = path.open("w+b")
+        self._file = file
         self._stride = stride
         self._offsets = [0]
-
-    def __enter__(self) -> Self:
-        """Return the spool."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the file."""
-        self._file.close()
 
     def add(self, jpeg: bytes) -> None:
         """Append the JPEG of the next stored frame."""

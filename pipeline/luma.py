@@ -1,4 +1,4 @@
-"""The luma of a decoded picture, where it is kept as bytes."""
+"""Views of decoded pictures, into FFmpeg's own padded rows."""
 
 from typing import TYPE_CHECKING, Any, Final
 
@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
+    from av.video.plane import VideoPlane
 
 LUMA_FORMATS: Final = frozenset(
     f"yuv{full}{chroma}p" for full in ("", "j") for chroma in (411, 420, 422, 440, 444)
@@ -21,6 +22,10 @@ def luma_view(picture: "VideoFrame") -> npt.NDArray[np.uint8] | None:
     """
     if picture.format.name not in LUMA_FORMATS:
         return None
-    plane = picture.planes[0]
+    return plane_view(picture.planes[0])
+
+
+def plane_view(plane: "VideoPlane") -> npt.NDArray[np.uint8]:
+    """Return the (H, W) bytes of a plane where they are; the view keeps the picture alive."""
     buffer: Any = plane  # of one dimension; its stub does not say so
     return np.ndarray((plane.height, plane.width), np.uint8, buffer, strides=(plane.line_size, 1))

@@ -112,7 +112,7 @@ def plan_native(facts: VideoFacts, *, short_side: int) -> NativeStream:
             f"{facts.path.name}: {audit.codec} has no motion vectors that a decoder exports; "
             "canonical mode re-encodes it"
         )
-    if audit.interlacing in ("field pictures", "macroblock-adaptive"):
+    if audit.is_interlaced:
         raise BitstreamError(
             f"{facts.path.name}: interlaced ({audit.interlacing}): the vertical unit of its "
             "vectors is not told by the decoder; canonical mode deinterlaces"

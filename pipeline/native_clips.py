@@ -1,6 +1,5 @@
 """Clips of an original stream."""
 
-from fractions import Fraction
 from typing import Final
 
 import numpy as np
@@ -148,7 +147,7 @@ class NativeReader:
             decoded_sha256=builder.gop_hashes,
             kinds=kinds,
             pts=np.array(builder.pts, np.int64),
-            time_base=Fraction(self._stream.time_base),
+            time_base=self._stream.time_base,
             coded_size=self._native.coded_size,
             display_rect=self._native.display_rect,
             frame_size=self._native.frame_size,

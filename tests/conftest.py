@@ -111,6 +111,22 @@ def small_video(tmp_path_factory: pytest.TempPathFactory, write_video: VideoWrit
 
 
 @pytest.fixture(scope="session")
+def resized_video(tmp_path_factory: pytest.TempPathFactory, small_video: Path) -> Path:
+    """Raw H.264 whose pictures become larger in the middle: 30 of 96x64, then 30 of 160x96."""
+    folder = tmp_path_factory.mktemp("resized")
+    parts = []
+    for size in ("96:64", "160:96"):
+        part = folder / "part.h264"
+        words = ["-vf", f"scale={size}", "-c:v", "libx264", "-bf", "0", "-threads", "1"]
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-i", small_video]
+        subprocess.run([*command, *words, part], check=True)
+        parts.append(part.read_bytes())
+    path = folder / "change.h264"
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+@pytest.fixture(scope="session")
 def odd_video(tmp_path_factory: pytest.TempPathFactory, write_video: VideoWriter) -> Path:
     """MPEG-4 part 2, 84x52, 14 frames: sides that are not multiples of 16."""
     path = tmp_path_factory.mktemp("odd") / "odd.avi"
