@@ -115,7 +115,11 @@ def _add_segments(
     facts = open_video(path)
     shared = _source_facts(facts, video, task)
     segments = extract_segments(
-        path, options=task.options, ffmpeg_binary=task.ffmpeg_binary, on_progress=beat
+        path,
+        facts=facts,
+        options=task.options,
+        ffmpeg_binary=task.ffmpeg_binary,
+        on_progress=beat,
     )
     for number, (clip, is_last) in enumerate(_with_last(segments)):
         is_whole = number == 0 and is_last

@@ -50,7 +50,7 @@ def extract_to_folder(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    clips = extract_segments(video, options=options, ffmpeg_binary=ffmpeg_binary)
+    clips = extract_segments(video, facts=facts, options=options, ffmpeg_binary=ffmpeg_binary)
     with ExitStack() as stack:
         writer = _FolderWriter(folder, stack)
         for clip in clips:

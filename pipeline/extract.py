@@ -14,7 +14,7 @@ from gopstream.pipeline.mvextractor_backend import replace_vectors
 from gopstream.pipeline.native import plan_native
 from gopstream.pipeline.native_clips import NativeReader
 from gopstream.pipeline.options import ExtractionOptions, OnProgress
-from gopstream.pipeline.probe import open_video
+from gopstream.pipeline.probe import VideoFacts, open_video
 from gopstream.pipeline.transcode import default_ffmpeg
 
 
@@ -40,6 +40,7 @@ def extract_clip(
         options or ExtractionOptions(),
         ffmpeg_binary or default_ffmpeg(),
         whole=True,
+        facts=None,
         on_progress=lambda: None,
     )
     return next(clips)
@@ -48,6 +49,7 @@ def extract_clip(
 def extract_segments(
     path: Path | str,
     *,
+    facts: VideoFacts | None = None,
     options: ExtractionOptions | None = None,
     ffmpeg_binary: str | None = None,
     on_progress: OnProgress | None = None,
@@ -59,6 +61,7 @@ def extract_segments(
 
     Args:
         path: A local video file.
+        facts: What :func:`open_video` says of it, where that is known already.
         options: Mode, sizes, quality and planes.
         ffmpeg_binary: The FFmpeg to use; by default the one of imageio-ffmpeg.
         on_progress: Called every few frames; may raise to stop.
@@ -72,16 +75,24 @@ def extract_segments(
         options or ExtractionOptions(),
         ffmpeg_binary or default_ffmpeg(),
         whole=False,
+        facts=facts,
         on_progress=on_progress or (lambda: None),
     )
 
 
 def _extract(
-    path: Path, options: ExtractionOptions, binary: str, *, whole: bool, on_progress: OnProgress
+    path: Path,
+    options: ExtractionOptions,
+    binary: str,
+    *,
+    whole: bool,
+    facts: VideoFacts | None,
+    on_progress: OnProgress,
 ) -> Iterator[Clip]:
     """Yield clips; errors that arise below the file's level are given its name."""
     try:
-        yield from _clips(path, options, binary, whole=whole, on_progress=on_progress)
+        facts = facts or open_video(path)
+        yield from _clips(facts, options, binary, whole=whole, on_progress=on_progress)
     except (BitstreamError, TranscodeError) as error:
         if path.name in str(error):
             raise
@@ -89,13 +100,17 @@ def _extract(
 
 
 def _clips(
-    path: Path, options: ExtractionOptions, binary: str, *, whole: bool, on_progress: OnProgress
+    facts: VideoFacts,
+    options: ExtractionOptions,
+    binary: str,
+    *,
+    whole: bool,
+    on_progress: OnProgress,
 ) -> Iterator[Clip]:
-    facts = open_video(path)
     if options.mode == "native":
         native = plan_native(facts, short_side=options.canonical.short_side)
         limit = None if whole else options.segment_frames
-        with _open(path, options) as stream:
+        with _open(facts.path, options) as stream:
             reader = NativeReader(native, stream, options, limit=limit, on_progress=on_progress)
             while (clip := reader.next_clip()) is not None:
                 yield clip
