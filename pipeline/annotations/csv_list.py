@@ -1,82 +1,68 @@
-"""A CSV with a header: ``path,label`` and, where wanted, ``split`` and columns of your own."""
+"""A CSV with a header: ``path,label`` and, where wanted, ``split,start,end`` and your columns."""
 
-import csv
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
+from sys import intern
 
-from gopstream.pipeline.annotations.record import VideoList, VideoRecord, make_list
-from gopstream.pipeline.errors import AnnotationError
+from gopstream.pipeline.annotations.checks import (
+    check_name,
+    check_split,
+    check_window,
+    parse_seconds,
+)
+from gopstream.pipeline.annotations.record import VideoList, VideoRecord
+from gopstream.pipeline.annotations.record_list import RecordList
+from gopstream.pipeline.annotations.request import ListRequest, annotation_file
+from gopstream.pipeline.annotations.text_files import read_table
+from gopstream.pipeline.annotations.video_files import index_files_if_listable
+from gopstream.pipeline.annotations.vocabulary import given_classes, sorted_classes
 
-_OWN_COLUMNS = ("path", "label", "split")
+_OWN_COLUMNS = ("path", "label", "split", "start", "end")
+_HINT = "The datasets' own files need --dataset, such as --dataset kinetics400"
 
 
-def read_csv(videos: Path, annotations: Path | None, split: str) -> VideoList:
+def read_csv(request: ListRequest) -> VideoList:
     """Read a CSV list of videos.
 
-    Args:
-        videos: Folder that the paths are relative to.
-        annotations: The CSV file, UTF-8. An empty label means none.
-        split: Split of the rows without one.
+    Paths are relative to the videos' root, or absolute and below it. An empty label means none,
+    an empty split that of ``--split``; start and end are seconds, empty for the whole video.
+    Further columns become attributes, as text. The classes are the labels that occur, sorted, or
+    those of ``--classes-file``.
 
     Raises:
         AnnotationError: Naming the file and the line of what cannot be read: a missing column,
-            a row of another length, a path twice or out of the folder.
+            a row of another length, a segment twice, a path out of the folder, bad times, a
+            label that ``--classes-file`` does not have.
     """
-    if annotations is None:
-        raise AnnotationError("--dataset csv needs --annotations FILE.csv")
-    if not annotations.is_file():
-        raise AnnotationError(f"{annotations}: no such file")
-    records: list[VideoRecord] = []
-    first_lines: dict[str, int] = {}
-    try:
-        with annotations.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            _check_header(header, annotations)
-            for row in reader:
-                if not row:
-                    continue
-                where = f"{annotations}:{reader.line_num}"
-                if len(row) != len(header):
-                    raise AnnotationError(
-                        f"{where}: expected {len(header)} columns ({','.join(header)}), "
-                        f"got {len(row)}"
-                    )
-                cells = dict(zip(header, row, strict=True))
-                record = _record(cells, videos, split, where)
-                if record.name in first_lines:
-                    raise AnnotationError(
-                        f"{where}: {record.name} is listed twice (first in line "
-                        f"{first_lines[record.name]})"
-                    )
-                first_lines[record.name] = reader.line_num
-                records.append(record)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise AnnotationError(
-            f"{annotations}:{len(first_lines) + 2}: expected UTF-8 CSV ({error})"
-        ) from error
-    if not records:
-        raise AnnotationError(f"{annotations}: no videos: there is no row below the header")
-    return make_list(records)
+    path = annotation_file(request, "FILE.csv with a header path,label")
+    given = given_classes(request.classes_file)
+    files = index_files_if_listable(request)
+    records = RecordList(str(path), lambda line: f"{path}:{line}")
+    labels = set()
+    for line, cells in read_table(path, columns=("path", "label"), hint=_HINT):
+        where = f"{path}:{line}"
+        name = check_name(cells["path"], videos=request.videos, where=where)
+        found = files.find_exactly(name) if files else name
+        label = intern(cells["label"].strip()) or None
+        if label is not None and given is not None:
+            given.check(label, where)
+        labels.add(label)
+        record = _record(cells, found or name, label=label, split=request.split, where=where)
+        records.add(record, place=line, is_there=found is not None)
+    return records.finish((given or sorted_classes(labels, str(path))).names)
 
 
-def _check_header(header: list[str], annotations: Path) -> None:
-    missing = [name for name in ("path", "label") if name not in header]
-    if missing or len(set(header)) != len(header):
-        raise AnnotationError(
-            f"{annotations}:1: expected a header with the columns path and label (and perhaps "
-            f"split), each once; got {','.join(header) or 'nothing'}"
-        )
-
-
-def _record(cells: Mapping[str, str], videos: Path, split: str, where: str) -> VideoRecord:
-    name = Path(cells["path"].strip())
-    if not name.parts or name.is_absolute() or ".." in name.parts:
-        raise AnnotationError(f"{where}: expected a path below {videos}, got {cells['path']!r}")
-    return VideoRecord(
-        path=videos / name,
-        name=name.as_posix(),
-        label=cells["label"].strip() or None,
-        split=cells.get("split", "").strip() or split,
-        attributes={key: value for key, value in cells.items() if key not in _OWN_COLUMNS},
+def _record(
+    cells: Mapping[str, str], name: str, *, label: str | None, split: str, where: str
+) -> VideoRecord:
+    start, end = (parse_seconds(cells.get(key, ""), where) for key in ("start", "end"))
+    start, end = check_window(start, end, where=where)
+    record = VideoRecord(
+        name=name,
+        label=label,
+        split=intern(check_split(cells.get("split", "").strip() or split, where)),
+        start_seconds=start,
+        end_seconds=end,
     )
+    further = {key: value for key, value in cells.items() if key not in _OWN_COLUMNS}
+    return replace(record, attributes=further) if further else record

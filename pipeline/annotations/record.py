@@ -2,21 +2,33 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+
+Attribute = str | int | float | bool | None
+
+_NO_ATTRIBUTES: Mapping[str, Attribute] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class VideoRecord:
-    """One video to be sharded."""
+    """One video, or one segment of a longer one, to be sharded.
 
-    path: Path
+    ``(name, start_seconds, end_seconds)`` is unique in a split.
+    """
+
     name: str
-    """Path below the videos' folder, with forward slashes: unique, stored as its source."""
+    """Path below the videos' root, with forward slashes; or a whole address (``s3://...``)."""
     label: str | None
     """Name of its class, None without one."""
     split: str
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    """Further columns of the list, kept in the sample's json."""
+    start_seconds: float | None = None
+    """Frames with start <= t < end are wanted, t counted from the video's start; None: all."""
+    end_seconds: float | None = None
+    """None: to the video's end."""
+    picture_rate: float | None = None
+    """Pictures per second where ``name`` is a folder of JPEG pictures, None for a video file."""
+    # One mapping for all: a list of five million videos would hold as many empty ones.
+    attributes: Mapping[str, Attribute] = field(default_factory=lambda: _NO_ATTRIBUTES)
+    """Further columns of the list, kept in the sample's json and in ``samples.parquet``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +37,10 @@ class VideoList:
 
     records: tuple[VideoRecord, ...]
     classes: tuple[str, ...]
-    """Sorted; a label is an index into them. Empty when no video has a label."""
-
-
-def make_list(records: list[VideoRecord]) -> VideoList:
-    """Gather records; the classes are the labels that occur, sorted."""
-    labels = {record.label for record in records if record.label is not None}
-    return VideoList(tuple(records), tuple(sorted(labels)))
+    """A label is an index into them. Empty when no video can have a label."""
+    label_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names behind the further integer labels that ``attributes`` hold, by attribute."""
+    missing: tuple[str, ...] = ()
+    """Names of records without a file at the time of reading. The records stay in the list."""
+    notes: tuple[str, ...] = ()
+    """What was left out or changed, with counts and the first names: to be shown to the user."""
