@@ -5,11 +5,9 @@ it is never replaced and never stops the job.
 """
 
 import errno
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import av
@@ -17,16 +15,25 @@ import numpy as np
 
 import gopstream
 from gopstream.jobs.plan import PlannedShard, PlannedVideo
-from gopstream.jobs.worker_pool import ItemFault, Reporter
+from gopstream.jobs.source_videos import OpenedVideo, VideoSource, open_planned
+from gopstream.jobs.worker_process import ItemFault, Reporter
 from gopstream.pipeline.clip import Clip
-from gopstream.pipeline.errors import BitstreamError, NotAVideoError, TranscodeError
+from gopstream.pipeline.errors import (
+    BitstreamError,
+    NotAVideoError,
+    SourceError,
+    StoreError,
+    TranscodeError,
+)
 from gopstream.pipeline.extract import extract_segments
 from gopstream.pipeline.grid import QUARTER_PIXELS
 from gopstream.pipeline.options import ExtractionOptions
-from gopstream.pipeline.probe import VideoFacts, open_video
-from gopstream.pipeline.transcode import ffmpeg_version
+from gopstream.pipeline.probe import VideoFacts
+from gopstream.pipeline.source_digest import SourceDigest, source_digest
+from gopstream.pipeline.transcode import default_ffmpeg, ffmpeg_version
 from gopstream.shards.layout import sample_key
 from gopstream.shards.sample_json import frame_rate
+from gopstream.shards.storage import Storage
 from gopstream.shards.writer import ShardWriter
 
 
@@ -35,14 +42,19 @@ class ShardTask:
     """What a worker process needs to make one shard."""
 
     shard: PlannedShard
-    videos: Path
-    folder: Path
-    """Folder of the split."""
+    source: VideoSource
+    storage: Storage
     split: str
     options: ExtractionOptions
     settings: Mapping[str, Any]
     """The dataset's settings, repeated in each sample's json."""
-    ffmpeg_binary: str
+    ffmpeg_binary: str | None
+    """None is the one of imageio-ffmpeg on the machine that does the task."""
+
+    @property
+    def binary(self) -> str:
+        """This machine's FFmpeg."""
+        return self.ffmpeg_binary or default_ffmpeg()
 
 
 def build_shard(task: ShardTask, reporter: Reporter, faults: Mapping[int, ItemFault]) -> None:
@@ -56,7 +68,8 @@ def build_shard(task: ShardTask, reporter: Reporter, faults: Mapping[int, ItemFa
     """
     rows = []
     with_residual = "residual" in task.options.planes
-    with ShardWriter(task.folder, task.shard.name, with_residual=with_residual) as writer:
+    shard = task.shard.name
+    with ShardWriter(task.storage, task.split, shard, with_residual=with_residual) as writer:
         for position, video in enumerate(task.shard.videos):
             if (fault := faults.get(position)) is not None:
                 row = _video_row(video) | _failure("extract", fault.error, fault.message)
@@ -69,7 +82,10 @@ def build_shard(task: ShardTask, reporter: Reporter, faults: Mapping[int, ItemFa
 
 
 def _video_row(video: PlannedVideo) -> dict[str, Any]:
-    return {"video": video.index, "source": video.name, "label": video.label}
+    row = {"video": video.index, "source": video.name, "label": video.label}
+    if video.start_seconds is not None or video.end_seconds is not None:
+        row |= {"start_seconds": video.start_seconds, "end_seconds": video.end_seconds}
+    return row
 
 
 def _failure(stage: str, error: str, message: str) -> dict[str, Any]:
@@ -83,22 +99,35 @@ def _add_video(
     row = _video_row(video)
     samples: list[dict[str, Any]] = []
     try:
-        with writer.all_or_nothing():
-            for sample in _add_segments(writer, video, task, beat=beat):
+        with (
+            writer.all_or_nothing(),
+            open_planned(video, task.source, on_progress=beat) as opened,
+        ):
+            digest = source_digest(opened.path, on_progress=beat)
+            shared = _source_facts(opened, digest, video, task)
+            for sample in _add_segments(writer, opened, shared, video, task, beat=beat):
                 samples.append(sample)
                 beat()
     except Exception as error:  # the job's boundary: whatever it is becomes a row
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            raise  # the disk's fault, not the video's
-        message = str(error).replace(str(task.videos), "").lstrip("/")
+        if isinstance(error, StoreError) or (
+            isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        ):
+            raise  # the dataset's place is at fault, not the video
+        message = str(error).replace(task.source.root, "").lstrip("/")
         return row | _failure(_stage(error), type(error).__name__, message)
     warnings = sorted({warning for sample in samples for warning in sample.pop("warnings")})
-    return row | {"status": "done", "warnings": warnings, "samples": samples}
+    return row | {
+        "status": "done",
+        "source_sha256": digest.sha256,
+        "warnings": warnings,
+        "samples": samples,
+    }
 
 
 def _stage(error: Exception) -> str:
     for kind, stage in (
         (FileNotFoundError, "open"),
+        (SourceError, "fetch"),
         (NotAVideoError, "probe"),
         (TranscodeError, "transcode"),
         (BitstreamError, "decode"),
@@ -109,23 +138,27 @@ def _stage(error: Exception) -> str:
 
 
 def _add_segments(
-    writer: ShardWriter, video: PlannedVideo, task: ShardTask, *, beat: Callable[[], None]
+    writer: ShardWriter,
+    opened: OpenedVideo,
+    shared: Mapping[str, Any],
+    video: PlannedVideo,
+    task: ShardTask,
+    *,
+    beat: Callable[[], None],
 ) -> Iterator[dict[str, Any]]:
-    path = task.videos / video.name
-    facts = open_video(path)
-    shared = _source_facts(facts, video, task)
     segments = extract_segments(
-        path,
-        facts=facts,
+        opened.path,
+        facts=opened.facts,
+        window=opened.window,
         options=task.options,
-        ffmpeg_binary=task.ffmpeg_binary,
+        ffmpeg_binary=task.binary,
         on_progress=beat,
     )
     for number, (clip, is_last) in enumerate(_with_last(segments)):
         is_whole = number == 0 and is_last
         key = sample_key(task.split, video.index, None if is_whole else number)
-        writer.add(key, clip, label=video.label, facts=shared | {"segment": number})
-        yield {"key": key, "segment": number} | _sample_row(clip, facts)
+        writer.add(key, clip, label=video.label, facts={**shared, "segment": number})
+        yield {"key": key, "segment": number} | _sample_row(clip, opened.facts)
 
 
 def _with_last(clips: Iterator[Clip]) -> Iterator[tuple[Clip, bool]]:
@@ -139,17 +172,18 @@ def _with_last(clips: Iterator[Clip]) -> Iterator[tuple[Clip, bool]]:
         yield held, True
 
 
-def _source_facts(facts: VideoFacts, video: PlannedVideo, task: ShardTask) -> dict[str, Any]:
+def _source_facts(
+    opened: OpenedVideo, digest: SourceDigest, video: PlannedVideo, task: ShardTask
+) -> dict[str, Any]:
     """Return what each sample's json says of its origin; nothing that differs per run."""
-    with facts.path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return {
+    facts, window = opened.facts, opened.window
+    content = {
         "class": video.class_name,
         "attributes": dict(video.attributes),
         "source": {
             "name": video.name,
-            "sha256": sha256,
-            "bytes": facts.path.stat().st_size,
+            "sha256": digest.sha256,
+            "bytes": digest.num_bytes,
             "container": facts.container,
             "codec": facts.codec,
             "profile": facts.profile,
@@ -165,13 +199,23 @@ def _source_facts(facts: VideoFacts, video: PlannedVideo, task: ShardTask) -> di
         "settings": dict(task.settings),
         "tools": tool_versions(task.ffmpeg_binary),
     }
+    if window is not None:
+        content["window"] = {
+            "start_seconds": window.start_seconds,
+            "end_seconds": window.end_seconds,
+        }
+    return content
 
 
-def tool_versions(ffmpeg_binary: str) -> dict[str, str]:
-    """Return the versions that decide bytes."""
+def tool_versions(ffmpeg_binary: str | None) -> dict[str, str]:
+    """Return the versions that decide bytes, on this machine.
+
+    Args:
+        ffmpeg_binary: The FFmpeg to transcode with; None is the one of imageio-ffmpeg.
+    """
     return {
         "gopstream": gopstream.__version__,
-        "ffmpeg": ffmpeg_version(ffmpeg_binary),
+        "ffmpeg": ffmpeg_version(ffmpeg_binary or default_ffmpeg()),
         "libavcodec": ".".join(map(str, av.library_versions["libavcodec"])),
         "zstandard": version("zstandard"),
         "simplejpeg": version("simplejpeg"),

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from cyclopts import Parameter
 from gopstream.jobs.errors import UserError
 
 if TYPE_CHECKING:
+    from gopstream.pipeline.object_store import StoreOptions
     from gopstream.pipeline.options import ExtractionOptions
 
 JsonFile = Annotated[
@@ -21,6 +23,44 @@ JsonFile = Annotated[
         allow_leading_hyphen=True,
     ),
 ]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class StoreArguments:
+    """How object storage is reached; for addresses such as ``s3://bucket/folder`` alone."""
+
+    endpoint: str | None = None
+    """Address of an S3-compatible server; by default AWS_ENDPOINT_URL, or AWS itself."""
+    region: str | None = None
+    """Region of the bucket; by default AWS_REGION."""
+    profile: str | None = None
+    """Profile of AWS's configuration files; by default AWS_PROFILE. Needs boto3."""
+    credentials_command: str | None = None
+    """A command that prints credentials as AWS's credential_process does; run again before they
+    expire."""
+    anonymous: bool = False
+    """Send no credentials: for public buckets."""
+    patience: float = 600.0
+    """How many seconds a store that fails or is away is asked again."""
+
+    def options(self) -> "StoreOptions":
+        """Return them with what the environment adds.
+
+        Raises:
+            UserError: If patience is not above zero.
+        """
+        from gopstream.pipeline.object_store import StoreOptions
+
+        check_positive({"patience": self.patience})
+        return StoreOptions(
+            patience_seconds=self.patience,
+            endpoint=self.endpoint or os.environ.get("AWS_ENDPOINT_URL"),
+            region=self.region,
+            anonymous=self.anonymous,
+            credentials_command=self.credentials_command,
+            profile=self.profile or os.environ.get("AWS_PROFILE"),
+        )
 
 
 def report(content: dict[str, Any], target: str | None) -> None:
@@ -72,6 +112,7 @@ def extraction_options(
     crf: int = 20,
     gop: int = 12,
     frame_stride: int = 1,
+    fps: float | None = None,
     segment_frames: int = 300,
     backend: Literal["pyav", "mvextractor"] = "pyav",
 ) -> "ExtractionOptions":
@@ -93,6 +134,7 @@ def extraction_options(
             planes=tuple(plane.strip() for plane in planes.split(",") if plane.strip()),
             quality=quality,
             frame_stride=frame_stride,
+            fps=fps,
             segment_frames=segment_frames,
         )
     except ValueError as error:

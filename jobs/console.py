@@ -11,13 +11,24 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 # A log file is read later: one line in a while is enough.
 _SECONDS_BETWEEN_LINES: Final = 15.0
+
+
+class _RateColumn(ProgressColumn):
+    """Units per second, over the last while."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate, once it is known."""
+        return Text("" if task.speed is None else f"{task.speed:,.1f}/s")
 
 
 class Advance(Protocol):
@@ -61,6 +72,7 @@ def _bar(title: str, total: int, unit: str, console: Console) -> Iterator[Advanc
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
+        _RateColumn(),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),

@@ -22,9 +22,8 @@ from gopstream.jobs.demo_videos import write_demo_videos
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.evaluate import evaluate
 from gopstream.jobs.inspection.contact_sheet import write_contact_sheet
-from gopstream.jobs.preprocess import preprocess
+from gopstream.jobs.preprocess import shard_folder
 from gopstream.jobs.verify import verify_dataset
-from gopstream.pipeline.annotations import read_annotations
 from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.transcode import CanonicalFormat, ffmpeg_version
 from gopstream.shards.dataset_files import load_manifest
@@ -130,15 +129,11 @@ def _make_videos(folder: Path, workers: int) -> int:
 
 def _make_shards(videos: Path, out: Path, workers: int, ffmpeg_binary: str) -> None:
     for split in _VIDEOS_PER_CLASS:
-        preprocess(
+        shard_folder(
             videos / split,
             out,
-            video_list=read_annotations(
-                videos / split, annotations=None, dataset="folder", split=split
-            ),
+            split=split,
             options=ExtractionOptions(canonical=CanonicalFormat(short_side=_SHORT_SIDE)),
-            videos_per_shard=None,
-            seed=0,
             workers=workers,
             ffmpeg_binary=ffmpeg_binary,
         )

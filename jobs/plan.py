@@ -1,41 +1,58 @@
 """Which video goes to which shard: made before any work, frozen in ``plan.json``.
 
-The plan depends on nothing but the list of videos and the options, so that any number of
-workers makes the same shards.
+The plan depends on nothing but the list of videos and the options, so that any number of workers
+and machines makes the same shards. A plan has parts: the first run, and one for each time that
+videos were appended or failed ones tried again. Parts are never changed.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from gopstream.pipeline.annotations.record import VideoRecord
-from gopstream.shards.errors import SettingsError
-from gopstream.shards.layout import (
-    FORMAT_VERSION,
-    PLAN_FILE,
-    dump_json,
-    load_json,
-    shard_name,
-    write_atomic,
-)
+from gopstream.shards.layout import dump_json, shard_name
 
-_MOST_VIDEOS: Final = 64
-_FEW_SHARDS: Final = 16
+PartKind = Literal["first", "append", "retry"]
+
+VIDEO_COLUMNS: Final = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("name", pa.string()),
+        ("label", pa.int64()),
+        ("class", pa.string()),
+        ("start_seconds", pa.float64()),
+        ("end_seconds", pa.float64()),
+        ("picture_rate", pa.float64()),
+        ("attributes", pa.string()),
+    ]
+)
+"""One row per planned video; ``attributes`` is a JSON object."""
+
+VideoId = tuple[str, float | None, float | None]
+"""What tells videos of a list apart: name, start and end."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedVideo:
-    """One video of the plan."""
+    """One video of the plan, or one segment of a longer one."""
 
     index: int
     """Position in the plan; the sample's key is made from it."""
     name: str
-    """Path below the videos' folder."""
+    """Path below the videos' folder, or an address."""
     label: int
     class_name: str | None
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+    picture_rate: float | None = None
+    """Pictures per second of a folder of pictures; None for a video file."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,102 +63,198 @@ class PlannedShard:
     videos: tuple[PlannedVideo, ...]
 
 
-def make_plan(
+@dataclass(frozen=True, slots=True)
+class PlanPart:
+    """Videos in the order of their shards; millions of them fit into memory as a table."""
+
+    kind: PartKind
+    seed: int
+    limit: int | None
+    """Of a trial: how many videos were taken of the list."""
+    videos_per_shard: int
+    """Upper limit."""
+    first_shard: int
+    table: pa.Table
+    """Of ``VIDEO_COLUMNS``, in plan order."""
+    list_sha256: str
+    """Of the rows of the table."""
+    attribute_types: Mapping[str, str]
+    """Arrow type of each attribute that occurs, by name."""
+
+    @property
+    def num_videos(self) -> int:
+        """Rows of the table."""
+        return int(self.table.num_rows)
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of about equal numbers of videos."""
+        return -(-self.num_videos // self.videos_per_shard)
+
+    @property
+    def shard_names(self) -> list[str]:
+        """Names of the part's shards."""
+        return [shard_name(self.first_shard + number) for number in range(self.num_shards)]
+
+    def shard(self, number: int) -> PlannedShard:
+        """Return the ``number``-th shard of the part, with its videos."""
+        start, end = self.bounds(number)
+        return PlannedShard(shard_name(self.first_shard + number), self.videos(start, end))
+
+    def bounds(self, number: int) -> tuple[int, int]:
+        """Return a shard's rows of the table, as for ``range``."""
+        start, end = (self.num_videos * n // self.num_shards for n in (number, number + 1))
+        return start, end
+
+    def videos(self, start: int, end: int) -> tuple[PlannedVideo, ...]:
+        """Return the videos of some rows of the table."""
+        rows = self.table.slice(start, end - start).to_pylist()
+        return tuple(_planned_video(row) for row in rows)
+
+    def shards(self) -> Iterator[PlannedShard]:
+        """Yield the shards one by one."""
+        return (self.shard(number) for number in range(self.num_shards))
+
+
+def _planned_video(row: Mapping[str, Any]) -> PlannedVideo:
+    return PlannedVideo(
+        index=row["index"],
+        name=row["name"],
+        label=row["label"],
+        class_name=row["class"],
+        start_seconds=row["start_seconds"],
+        end_seconds=row["end_seconds"],
+        picture_rate=row["picture_rate"],
+        attributes=json.loads(row["attributes"]) if row["attributes"] else {},
+    )
+
+
+def order_videos(
     records: Sequence[VideoRecord],
     *,
     classes: Sequence[str],
-    videos_per_shard: int | None,
     seed: int,
-) -> tuple[PlannedShard, ...]:
-    """Shuffle the videos and divide them into shards of about equal numbers.
+    limit: int | None = None,
+    first_index: int = 0,
+) -> pa.Table:
+    """Shuffle the videos of a split into the order of the plan.
 
-    The shuffle sorts by a hash of seed and name: each shard is a fair sample of the list, and
-    the order does not depend on any library's random numbers.
+    The shuffle sorts by a hash of seed, name and times: each shard, and the beginning of the
+    list, is a fair sample; and the order does not depend on any library's random numbers.
 
     Args:
         records: Videos of one split.
         classes: Names of the classes; a label is an index into them.
-        videos_per_shard: Upper limit; None spreads short lists, so that several workers have
-            something to do.
         seed: Of the shuffle.
-    """
-    ordered = sorted(
-        records, key=lambda record: hashlib.sha256(f"{seed}\0{record.name}".encode()).digest()
-    )
-    numbers = {name: number for number, name in enumerate(classes)}
-    videos = [
-        PlannedVideo(
-            index=index,
-            name=record.name,
-            label=-1 if record.label is None else numbers[record.label],
-            class_name=record.label,
-            attributes=dict(record.attributes),
-        )
-        for index, record in enumerate(ordered)
-    ]
-    if videos_per_shard is None:
-        videos_per_shard = min(_MOST_VIDEOS, -(-len(videos) // _FEW_SHARDS))
-    num_shards = -(-len(videos) // videos_per_shard)
-    bounds = [len(videos) * number // num_shards for number in range(num_shards + 1)]
-    return tuple(
-        PlannedShard(shard_name(number), tuple(videos[bounds[number] : bounds[number + 1]]))
-        for number in range(num_shards)
-    )
-
-
-def save_plan(folder: Path, plan: Sequence[PlannedShard]) -> None:
-    """Write ``plan.json`` of a split."""
-    write_atomic(folder / PLAN_FILE, dump_json(_plan_json(plan)))
-
-
-def check_same_plan(folder: Path, plan: Sequence[PlannedShard]) -> bool:
-    """Tell whether a split has been planned already, and refuse another plan.
+        limit: Take only so many, after the shuffle.
+        first_index: Index of the first video.
 
     Returns:
-        True if ``plan.json`` is there and says the same.
-
-    Raises:
-        SettingsError: Naming the first difference.
+        A table of ``VIDEO_COLUMNS``.
     """
-    path = folder / PLAN_FILE
-    if not path.is_file():
-        return False
-    held, wanted = load_json(path), _plan_json(plan)
-    if held == wanted:
-        return True
-    old = [video["name"] for shard in held.get("shards", []) for video in shard["videos"]]
-    new = [video.name for shard in plan for video in shard.videos]
-    only_old, only_new = sorted(set(old) - set(new)), sorted(set(new) - set(old))
-    if only_old or only_new:
-        example = f"{only_new[0]!r} is new" if only_new else f"{only_old[0]!r} is gone"
-        difference = f"the list of videos differs ({len(old)} then, {len(new)} now: {example})"
-    elif sorted(old) == sorted(new) and old != new:
-        difference = "the order of the videos differs (another --seed)"
-    else:
-        difference = "labels, attributes or videos per shard differ"
-    raise SettingsError(
-        f"{folder} was planned with other videos or settings: {difference}; use the same command, "
-        "or another output folder"
+    order = _shuffled([video_id(record) for record in records], seed)[:limit]
+    chosen = [records[position] for position in order.tolist()]
+    numbers = {name: number for number, name in enumerate(classes)}
+    columns = [
+        pa.array(range(first_index, first_index + len(chosen)), pa.int64()),
+        pa.array((record.name for record in chosen), pa.string(), size=len(chosen)),
+        pa.array([-1 if r.label is None else numbers[r.label] for r in chosen], pa.int64()),
+        pa.array([record.label for record in chosen], pa.string()),
+        pa.array([record.start_seconds for record in chosen], pa.float64()),
+        pa.array([record.end_seconds for record in chosen], pa.float64()),
+        pa.array([record.picture_rate for record in chosen], pa.float64()),
+        pa.array([_attribute_text(record.attributes) for record in chosen], pa.string()),
+    ]
+    return pa.Table.from_arrays(columns, schema=VIDEO_COLUMNS)
+
+
+def make_part(
+    table: pa.Table,
+    *,
+    kind: PartKind,
+    seed: int,
+    limit: int | None,
+    videos_per_shard: int,
+    first_shard: int = 0,
+) -> PlanPart:
+    """Divide ordered videos into shards.
+
+    Args:
+        table: From :func:`order_videos`, or rows of earlier parts.
+        kind: Why the part was made.
+        seed: Of the shuffle.
+        limit: How many videos were taken of the list; None for all.
+        videos_per_shard: Upper limit.
+        first_shard: Number of the first shard.
+    """
+    return PlanPart(
+        kind=kind,
+        seed=seed,
+        limit=limit,
+        videos_per_shard=videos_per_shard,
+        first_shard=first_shard,
+        table=table,
+        list_sha256=_table_hash(table),
+        attribute_types=_attribute_types(table),
     )
 
 
-def _plan_json(plan: Sequence[PlannedShard]) -> dict[str, Any]:
-    return {
-        "format": FORMAT_VERSION,
-        "shards": [
-            {
-                "name": shard.name,
-                "videos": [
-                    {
-                        "index": video.index,
-                        "name": video.name,
-                        "label": video.label,
-                        "class": video.class_name,
-                        "attributes": dict(video.attributes),
-                    }
-                    for video in shard.videos
-                ],
-            }
-            for shard in plan
-        ],
-    }
+def video_id(record: VideoRecord) -> VideoId:
+    """Return what tells a video of a list from the others."""
+    return record.name, record.start_seconds, record.end_seconds
+
+
+def table_ids(table: pa.Table) -> Iterator[VideoId]:
+    """Yield the ids of planned videos."""
+    names = ("name", "start_seconds", "end_seconds")
+    return zip(*(table.column(name).to_pylist() for name in names), strict=True)
+
+
+def _shuffled(ids: Sequence[VideoId], seed: int) -> npt.NDArray[np.int64]:
+    """Return the positions of the videos in hashed order."""
+    halves = np.empty((len(ids), 2), np.uint64)
+    for position, (name, start, end) in enumerate(ids):
+        text = f"{seed}\0{name}"
+        if start is not None or end is not None:
+            text += f"\0{start}\0{end}"
+        digest = hashlib.sha256(text.encode()).digest()
+        halves[position] = np.frombuffer(digest[:16], ">u8")
+    return np.lexsort((halves[:, 1], halves[:, 0])).astype(np.int64)
+
+
+def _attribute_text(attributes: Mapping[str, Any]) -> str | None:
+    return dump_json(attributes).decode() if attributes else None
+
+
+def _table_hash(table: pa.Table) -> str:
+    """Return a hash of the rows, which does not depend on how Arrow lays them out."""
+    digest = hashlib.sha256()
+    for batch in table.to_batches(max_chunksize=10_000):
+        columns = [column.to_pylist() for column in batch.columns]
+        for row in zip(*columns, strict=True):
+            digest.update(json.dumps(row, separators=(",", ":"), allow_nan=False).encode())
+    return digest.hexdigest()
+
+
+_ARROW_NAMES: Final = {bool: "bool", int: "int64", float: "double", str: "string"}
+
+
+def _attribute_types(table: pa.Table) -> dict[str, str]:
+    """Return the Arrow type that holds all values of each attribute."""
+    types: dict[str, str] = {}
+    for chunk in table.column("attributes").chunks:
+        for text in chunk.dictionary_encode().dictionary.to_pylist():
+            for name, value in json.loads(text).items() if text else ():
+                merge_attribute_type(types, name, _ARROW_NAMES.get(type(value)))
+    return dict(sorted(types.items()))
+
+
+def merge_attribute_type(types: dict[str, str], name: str, found: str | None) -> None:
+    """Widen the type of an attribute so that it holds another value; None is any type's."""
+    held = types.get(name)
+    if found is None or held == found:
+        return
+    if held is None:
+        types[name] = found
+    else:
+        types[name] = "double" if {held, found} == {"int64", "double"} else "string"

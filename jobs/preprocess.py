@@ -1,284 +1,282 @@
-"""Shard a list of videos: plan, work in several processes, finish.
+"""Shard a list of videos: plan, work in several processes or on a cluster, publish.
 
-Running the same command again continues: a shard with a report is done, a split with a manifest
-is complete.
+Running the same command again continues: a shard with a report is done, a split whose manifest
+knows all parts of its plan is complete. What is still to do is the plan minus the reports.
 """
 
-import json
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet
 
-from gopstream.jobs.build_shard import ShardTask, build_shard, settings_of
-from gopstream.jobs.console import progress
-from gopstream.jobs.plan import PlannedShard, check_same_plan, make_plan, save_plan
-from gopstream.jobs.worker_pool import DEFAULT_STALL_SECONDS, WorkerError, run_tasks
+from gopstream.jobs.build_shard import settings_of
+from gopstream.jobs.console import progress, say
+from gopstream.jobs.estimate import FEW_VIDEOS, Estimate, choose_videos_per_shard, estimate_split
+from gopstream.jobs.measure import SAMPLE_VIDEOS, VideoMeasure, measure_sample
+from gopstream.jobs.plan import PlanPart, make_part, order_videos
+from gopstream.jobs.plan_files import load_parts, save_part
+from gopstream.jobs.publish import SplitOutcome, is_published, publish_split, read_outcome
+from gopstream.jobs.run_shards import run_shards
+from gopstream.jobs.sharding_job import PlanChoice, ShardingJob
+from gopstream.jobs.source_videos import VideoSource
+from gopstream.jobs.split_plan import SplitPlan, plan_append, plan_first, plan_retry
+from gopstream.jobs.worker_pool import DEFAULT_STALL_SECONDS
+from gopstream.pipeline.annotations import read_annotations
 from gopstream.pipeline.annotations.record import VideoList, VideoRecord
 from gopstream.pipeline.errors import AnnotationError
 from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.transcode import ffmpeg_version
 from gopstream.shards.dataset_files import (
     DatasetFacts,
-    FileRecord,
-    Manifest,
-    ShardRecord,
     check_same_dataset,
     load_dataset,
-    load_manifest,
+    planned_splits,
     save_dataset,
-    save_manifest,
 )
 from gopstream.shards.errors import SettingsError, ShardError
-from gopstream.shards.layout import (
-    DATASET_FILE,
-    FAILURES_FILE,
-    MANIFEST_FILE,
-    SAMPLES_FILE,
-    check_split_name,
-    dump_json,
-    index_name,
-    partial_path,
-    publish,
-    report_name,
-    tar_name,
-    write_atomic,
-)
+from gopstream.shards.layout import DATASET_FILE, check_split_name
+from gopstream.shards.storage import Storage
 
 
-@dataclass(frozen=True, slots=True)
-class SplitOutcome:
-    """What has become of a split."""
-
-    manifest: Manifest
-    failures: tuple[Mapping[str, Any], ...]
-    """Rows of the report of the videos that failed."""
-    warned: tuple[Mapping[str, Any], ...] = ()
-    """Rows of the videos that became samples, with warnings."""
-
-
-def preprocess(
-    videos: Path,
-    out: Path,
-    *,
-    video_list: VideoList,
-    options: ExtractionOptions,
-    videos_per_shard: int | None,
-    seed: int,
-    workers: int,
-    ffmpeg_binary: str,
-    limit: int | None = None,
-    stall_seconds: float = DEFAULT_STALL_SECONDS,
+def shard_videos(
+    job: ShardingJob, video_list: VideoList, choice: PlanChoice, *, append: bool = False
 ) -> list[SplitOutcome]:
     """Make or continue the shards of all splits of a list.
 
     Args:
-        videos: Folder of the videos.
-        out: Folder of the dataset.
+        job: What to do and how.
         video_list: The videos, their labels and splits.
-        options: What to extract.
-        videos_per_shard: Upper limit; None chooses by the length of the list.
-        seed: Of the plan's shuffle.
-        workers: Number of processes; each makes whole shards.
-        ffmpeg_binary: The FFmpeg to transcode with.
-        limit: Take only so many videos of each split, after the shuffle.
-        stall_seconds: A video without any progress for so long is stopped and recorded as failed,
-            as is one that kills its worker process.
+        choice: What the user chose of the plan.
+        append: Add those videos of the list that finished splits do not have.
+
+    Returns:
+        One outcome per split; none if the job makes only a share of the shards.
 
     Raises:
-        SettingsError: If ``out`` holds something else; nothing is written then.
+        SettingsError: If the dataset is another one, or was planned otherwise; nothing is
+            written then.
         AnnotationError: If a split's name cannot be a folder, or there is no video.
         ShardError: If workers died and no video was at fault.
     """
-    ffmpeg_version(ffmpeg_binary)
-    facts = _dataset_facts(out, video_list, options)
+    ffmpeg_version(job.binary)
+    storage = job.storage
+    facts = _dataset_facts(job, video_list)
     plans = {
-        split: _plan_split(
-            records,
-            out / check_split_name(split),
-            facts,
-            videos_per_shard=videos_per_shard,
-            seed=seed,
-            limit=limit,
-        )
-        for split, records in _by_split(video_list.records).items()
+        split: _plan_split(job, split, records, facts, choice=choice, append=append)
+        for split, records in _by_split(video_list).items()
     }
     # From here on the request is known to be sound; before, nothing has been written.
-    if not (out / DATASET_FILE).exists():
-        out.mkdir(parents=True, exist_ok=True)
-        save_dataset(out, facts)
-    tasks = []
-    for split, plan in plans.items():
-        (out / split).mkdir(exist_ok=True)
-        if not check_same_plan(out / split, plan):
-            save_plan(out / split, plan)
-        tasks += [
-            ShardTask(shard, videos, out / split, split, options, facts.settings, ffmpeg_binary)
-            for shard in plan
-            if not (out / split / report_name(shard.name)).exists()
-        ]
-    _run(tasks, workers=workers, stall_seconds=stall_seconds)
-    return [_finish_split(out, split, plan, facts) for split, plan in plans.items()]
+    if not storage.exists(DATASET_FILE):
+        save_dataset(storage, facts)
+    _say_missing(video_list)
+    return _work(job, plans, facts)
 
 
-def _by_split(records: Sequence[VideoRecord]) -> dict[str, list[VideoRecord]]:
-    splits: dict[str, list[VideoRecord]] = {}
-    for record in records:
-        splits.setdefault(record.split, []).append(record)
+def shard_folder(
+    videos: Path | str,
+    out: Path | str,
+    *,
+    options: ExtractionOptions,
+    split: str = "train",
+    annotations: Path | None = None,
+    choice: PlanChoice | None = None,
+    workers: int = 1,
+    ffmpeg_binary: str | None = None,
+    stall_seconds: float = DEFAULT_STALL_SECONDS,
+) -> list[SplitOutcome]:
+    """Shard local videos with little ado: :func:`shard_videos` of a folder or a CSV.
+
+    Args:
+        videos: Folder of the videos.
+        out: Folder of the dataset.
+        options: What to extract.
+        split: Of the videos whose list does not name one.
+        annotations: A CSV; None takes one class per sub-folder, or none.
+        choice: Of the plan.
+        workers: Processes.
+        ffmpeg_binary: The FFmpeg to transcode with.
+        stall_seconds: See :class:`ShardingJob`.
+
+    Raises:
+        As :func:`shard_videos` does.
+    """
+    job = ShardingJob(
+        source=VideoSource(str(videos)),
+        out=str(out),
+        options=options,
+        workers=workers,
+        ffmpeg_binary=ffmpeg_binary,
+        stall_seconds=stall_seconds,
+    )
+    listed = read_annotations(
+        str(videos),
+        annotations=None if annotations is None else str(annotations),
+        dataset=None,
+        split=split,
+    )
+    return shard_videos(job, listed, choice or PlanChoice())
+
+
+def try_failed_again(
+    job: ShardingJob, splits: Sequence[str] | None, choice: PlanChoice
+) -> list[SplitOutcome]:
+    """Try the failed videos of finished splits again.
+
+    Args:
+        job: What to do and how; with the settings of the dataset.
+        splits: Which splits; None for all.
+        choice: What the user chose of the plan.
+
+    Raises:
+        SettingsError: If a split is not finished, or the settings are others.
+    """
+    ffmpeg_version(job.binary)
+    held = load_dataset(job.storage)
+    facts = _dataset_facts(job, VideoList((), held.classes, label_sets=held.label_sets))
+    plans = {
+        split: plan_retry(job.storage, split, load_parts(job.storage, split), choice=choice)
+        for split in splits or planned_splits(job.storage)
+    }
+    return _work(job, plans, facts)
+
+
+def merge_parts(storage: Storage) -> list[SplitOutcome]:
+    """Publish all splits whose shards were made by several jobs.
+
+    Raises:
+        ShardError: If a shard is missing.
+    """
+    facts = load_dataset(storage)
+    splits = planned_splits(storage)
+    if not splits:
+        raise ShardError(f"{storage.url}: nothing is planned; run 'gopstream shard' first")
+    return [_publish(storage, split, load_parts(storage, split), facts) for split in splits]
+
+
+def estimate_videos(job: ShardingJob, video_list: VideoList, choice: PlanChoice) -> list[Estimate]:
+    """Measure a sample of each split and scale it up; writes nothing."""
+    ffmpeg_version(job.binary)
+    estimates = []
+    for split, records in _by_split(video_list).items():
+        table = order_videos(
+            records, classes=video_list.classes, seed=choice.seed, limit=choice.limit
+        )
+        measures = _measure(job, table)
+        per_shard = choice.videos_per_shard or choose_videos_per_shard(table.num_rows, measures)
+        estimates.append(
+            estimate_split(
+                split,
+                num_videos=table.num_rows,
+                num_sampled=min(SAMPLE_VIDEOS, table.num_rows),
+                measures=measures,
+                options=job.options,
+                workers=job.workers,
+                videos_per_shard=per_shard,
+            )
+        )
+    return estimates
+
+
+def _by_split(video_list: VideoList) -> dict[str, list[VideoRecord]]:
+    splits: dict[str, list[VideoRecord]] = defaultdict(list)
+    for record in video_list.records:
+        splits[record.split].append(record)
     if not splits:
         raise AnnotationError("there are no videos")
+    for split in splits:
+        check_split_name(split)
     return splits
 
 
-def _dataset_facts(
-    out: Path,
-    video_list: VideoList,
-    options: ExtractionOptions,
-) -> DatasetFacts:
-    """Return what ``dataset.json`` says or will say; refuses a folder that holds other things."""
+def _dataset_facts(job: ShardingJob, video_list: VideoList) -> DatasetFacts:
+    """Return what ``dataset.json`` says or will say; refuses a place that holds other things."""
+    storage = job.storage
     wanted = DatasetFacts(
-        video_list.classes,
-        options.planes,
-        settings_of(options),
+        classes=video_list.classes,
+        planes=job.options.planes,
+        settings=settings_of(job.options),
+        label_sets=video_list.label_sets,
     )
-    if (out / DATASET_FILE).exists():
-        check_same_dataset(out, wanted)
-        return load_dataset(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SettingsError(f"{out} is not empty and holds no dataset; choose another folder")
+    if storage.exists(DATASET_FILE):
+        check_same_dataset(storage, wanted)
+        return load_dataset(storage)
+    root = storage.local_root
+    is_taken = root is not None and root.exists() and (not root.is_dir() or any(root.iterdir()))
+    if is_taken or storage.list_folders():
+        raise SettingsError(
+            f"{storage.url} is not empty and holds no dataset; choose another place"
+        )
     return wanted
 
 
 def _plan_split(
+    job: ShardingJob,
+    split: str,
     records: Sequence[VideoRecord],
-    folder: Path,
     facts: DatasetFacts,
     *,
-    videos_per_shard: int | None,
-    seed: int,
-    limit: int | None,
-) -> tuple[PlannedShard, ...]:
-    plan = make_plan(records, classes=facts.classes, videos_per_shard=videos_per_shard, seed=seed)
-    if limit is not None:
-        names = [video.name for shard in plan for video in shard.videos][:limit]
-        kept = [record for record in records if record.name in set(names)]
-        plan = make_plan(kept, classes=facts.classes, videos_per_shard=videos_per_shard, seed=seed)
-    check_same_plan(folder, plan)
-    return plan
+    choice: PlanChoice,
+    append: bool,
+) -> SplitPlan:
+    held = load_parts(job.storage, split)
+
+    def sizing(table: pa.Table) -> int:
+        measures = _measure(job, table) if table.num_rows > FEW_VIDEOS else []
+        return choose_videos_per_shard(table.num_rows, measures)
+
+    if append:
+        return plan_append(job.storage, split, records, held, facts, choice=choice, sizing=sizing)
+    where = f"{job.storage.url}/{split}"
+    return plan_first(where, records, held, facts, choice=choice, sizing=sizing)
 
 
-def _run(tasks: Sequence[ShardTask], *, workers: int, stall_seconds: float) -> None:
-    """Make the shards in worker processes, each with one decoding thread."""
-    if not tasks:
-        return
-    num_failed = 0
-    total = sum(len(task.shard.videos) for task in tasks)
-    with progress("sharding", total=total, unit="videos") as advance:
-
-        def on_video(succeeded: bool) -> None:
-            nonlocal num_failed
-            num_failed += not succeeded
-            advance(note=f"{num_failed} failed" if num_failed else "")
-
-        try:
-            run_tasks(
-                tasks,
-                build_shard,
-                workers=workers,
-                stall_seconds=stall_seconds,
-                on_item=on_video,
-            )
-        except WorkerError as error:
-            raise ShardError(
-                f"{error} (out of memory?); finished shards are kept: run the same command again "
-                "to continue, with fewer --workers perhaps"
-            ) from error
-
-
-def _finish_split(
-    out: Path, split: str, plan: Sequence[PlannedShard], facts: DatasetFacts
-) -> SplitOutcome:
-    """Write what is made from the reports: samples, failures and, last, the manifest."""
-    folder = out / split
-    rows = {shard.name: _read_report(folder / report_name(shard.name)) for shard in plan}
-    failures = tuple(row for shard in plan for row in rows[shard.name] if row["status"] == "failed")
-    warned = tuple(row for shard in plan for row in rows[shard.name] if row.get("warnings"))
-    if (folder / MANIFEST_FILE).exists():
-        return SplitOutcome(load_manifest(out, split), failures, warned)
-    for leftover in folder.glob(".*.partial"):
-        leftover.unlink()
-    lines = b"".join(dump_json(row) + b"\n" for row in failures)
-    write_atomic(folder / FAILURES_FILE, lines)
-    samples = [
-        {"label": row["label"], "source": row["source"], "shard": shard.name, **sample}
-        for shard in plan
-        for row in rows[shard.name]
-        for sample in row.get("samples", [])
-    ]
-    _write_samples(folder / SAMPLES_FILE, samples)
-    names = (*facts.classes, "")
-    counts = Counter(names[sample["label"]] for sample in samples)
-    sizes = Counter(sample["shard"] for sample in samples)
-    manifest = Manifest(
-        split=split,
-        shards=tuple(_shard_record(folder, shard.name, sizes[shard.name]) for shard in plan),
-        class_counts=dict(sorted(counts.items())),
-        num_videos=sum(len(shard.videos) for shard in plan),
-        num_failures=len(failures),
+def _measure(job: ShardingJob, table: pa.Table) -> list[VideoMeasure]:
+    """Measure the beginning of an ordered list, which is a fair sample of it."""
+    count = min(SAMPLE_VIDEOS, table.num_rows)
+    sample = make_part(
+        table.slice(0, count), kind="first", seed=0, limit=None, videos_per_shard=count
     )
-    save_manifest(out, manifest)
-    return SplitOutcome(manifest, failures, warned)
+    with progress("measuring a sample", total=count, unit="videos") as advance:
+        return measure_sample(
+            sample.videos(0, count),
+            job.source,
+            job.options,
+            ffmpeg_binary=job.ffmpeg_binary,
+            workers=job.workers,
+            stall_seconds=job.stall_seconds,
+            on_video=lambda _: advance(),
+        )
 
 
-def _read_report(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def _work(
+    job: ShardingJob, plans: Mapping[str, SplitPlan], facts: DatasetFacts
+) -> list[SplitOutcome]:
+    """Freeze what is new of the plans, make the shards, publish."""
+    storage = job.storage
+    for split, plan in plans.items():
+        if plan.new is not None:
+            save_part(storage, split, len(plan.held), plan.new)
+    run_shards(job, {split: plan.parts for split, plan in plans.items()}, facts)
+    if job.part is not None:
+        return []
+    return [_publish(storage, split, plan.parts, facts) for split, plan in plans.items()]
 
 
-def _shard_record(folder: Path, shard: str, num_samples: int) -> ShardRecord:
-    files = {}
-    for name in (
-        tar_name(shard),
-        tar_name(shard, "residual"),
-        index_name(shard),
-    ):
-        path = folder / name
-        if path.exists():
-            with path.open("rb") as file:
-                sha256 = file_digest(file, "sha256").hexdigest()
-            files[name] = FileRecord(path.stat().st_size, sha256)
-    return ShardRecord(shard, num_samples, files)
+def _publish(
+    storage: Storage, split: str, parts: Sequence[PlanPart], facts: DatasetFacts
+) -> SplitOutcome:
+    if is_published(storage, split, parts):
+        return read_outcome(storage, split)
+    return publish_split(storage, split, parts, facts)
 
 
-_SAMPLE_COLUMNS = pa.schema(
-    [
-        ("key", pa.string()),
-        ("source", pa.string()),
-        ("segment", pa.int32()),
-        ("label", pa.int64()),
-        ("shard", pa.string()),
-        ("frames", pa.int32()),
-        ("stored_frames", pa.int32()),
-        ("fps", pa.float64()),
-        ("duration_seconds", pa.float64()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("codec", pa.string()),
-        ("mean_motion_pixels", pa.float64()),
-        ("predicted_share", pa.float64()),
-        ("zero_residual_share", pa.float64()),
-        ("exactness", pa.string()),
-        ("damaged_frames", pa.int32()),
-        ("scene_cuts", pa.int32()),
-    ]
-)
-
-
-def _write_samples(path: Path, samples: list[dict[str, Any]]) -> None:
-    partial = partial_path(path)
-    pyarrow.parquet.write_table(pa.Table.from_pylist(samples, _SAMPLE_COLUMNS), partial)
-    publish(partial, path)
+def _say_missing(video_list: VideoList) -> None:
+    missing = video_list.missing
+    if missing:
+        say(
+            f"{len(missing)} of {len(video_list.records)} listed videos were not found "
+            f"({missing[0]} is the first); they are recorded as failed"
+        )
+    for note in video_list.notes:
+        say(note)

@@ -1,20 +1,17 @@
-"""What ``shard`` and ``info`` print: a table for people, the same facts as JSON."""
+"""What ``info`` and ``demo`` print: a table for people, the same facts as JSON."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from gopstream.jobs.preprocess import SplitOutcome
-from gopstream.jobs.verify import split_names
-from gopstream.shards.dataset_files import Manifest, load_dataset, load_manifest
+from gopstream.shards.dataset_files import Manifest, load_dataset, load_manifest, planned_splits
 from gopstream.shards.errors import ShardError
 from gopstream.shards.layout import tar_name
-
-_SHOWN_WARNINGS: Final = 20
+from gopstream.shards.storage import Storage
 
 
 class Summary(NamedTuple):
@@ -43,57 +40,23 @@ def fact_table(facts: Mapping[str, object]) -> Table:
     return table
 
 
-def megabytes(num_bytes: int) -> str:
+def megabytes(num_bytes: float) -> str:
     """Return a size in MB."""
     return f"{num_bytes / 1e6:,.1f} MB"
 
 
-def shard_summary(outcomes: Sequence[SplitOutcome]) -> Summary:
-    """Summarise finished splits, each failure with its reason."""
-    parts: list[Table | str] = []
-    content: dict[str, Any] = {"samples": 0, "splits": {}}
-    for outcome in outcomes:
-        manifest = outcome.manifest
-        done = manifest.num_videos - manifest.num_failures
-        parts.append(
-            f"{manifest.split}: {done} of {manifest.num_videos} videos became "
-            f"{manifest.num_samples} samples in {len(manifest.shards)} shards, "
-            f"{megabytes(manifest.num_bytes)}"
-        )
-        parts += [
-            f"  failed: {row['source']}: {row['stage']}: {row['message']}"
-            for row in outcome.failures
-        ]
-        parts += [
-            f"  warned: {row['source']}: {'; '.join(row['warnings'])}"
-            for row in outcome.warned[:_SHOWN_WARNINGS]
-        ]
-        if len(outcome.warned) > _SHOWN_WARNINGS:
-            parts.append(f"  and {len(outcome.warned) - _SHOWN_WARNINGS} more with warnings")
-        content["samples"] += manifest.num_samples
-        content["splits"][manifest.split] = {
-            "videos": manifest.num_videos,
-            "failures": [dict(row) for row in outcome.failures],
-            "warned": {row["source"]: list(row["warnings"]) for row in outcome.warned},
-            "samples": manifest.num_samples,
-            "shards": len(manifest.shards),
-            "bytes": manifest.num_bytes,
-        }
-    return Summary(render(*parts), content)
-
-
-def dataset_summary(root: Path) -> Summary:
+def dataset_summary(storage: Storage) -> Summary:
     """Summarise a dataset.
 
     Raises:
         ShardError: If the folder holds none.
     """
-    facts = load_dataset(root)
+    facts = load_dataset(storage)
     splits: dict[str, Any] = {}
     table = Table("split", "videos", "failed", "samples", "shards", "bytes", "of it residual")
-    for name in split_names(root):
+    for name in planned_splits(storage):
         try:
-            manifest = load_manifest(root, name)
+            manifest = load_manifest(storage, name)
         except ShardError as error:
             splits[name] = {"complete": False, "why": str(error)}
             table.add_row(name, "not finished")
@@ -120,7 +83,7 @@ def dataset_summary(root: Path) -> Summary:
         )
     named = f"{len(facts.classes)}: {', '.join(facts.classes[:8])}"
     shown = {
-        "dataset": root,
+        "dataset": storage.url,
         "classes": named + (", ..." if len(facts.classes) > 8 else "") if facts.classes else "none",
         "planes": ", ".join(facts.planes),
         "settings": ", ".join(f"{name} {value}" for name, value in facts.settings.items()),

@@ -90,7 +90,7 @@ class StreamingLoader:
                 f"of {batch_size}"
             )
         self._batch_size = batch_size
-        self._num_samples = len(dataset)
+        self._dataset_size = self._num_samples = len(dataset)
         self._seed = seed
         self._epoch = 0
         self._position = 0
@@ -98,7 +98,7 @@ class StreamingLoader:
         self._loader = _data_loader(_TrainingClips(dataset, spec, seed), self._plan, workers)
 
     def __len__(self) -> int:
-        """Return the batches of a whole epoch."""
+        """Return the batches of the whole present epoch."""
         return self._num_samples // self._batch_size
 
     def __iter__(self) -> Iterator[ClipBatch]:
@@ -113,20 +113,38 @@ class StreamingLoader:
             self._position += self._batch_size
             yield batch
         self._epoch, self._position = self._epoch + 1, 0
+        self._num_samples = self._dataset_size
 
     def state_dict(self) -> dict[str, int]:
-        """Return seed, epoch and the position of the next batch."""
-        return {"seed": self._seed, "epoch": self._epoch, "position": self._position}
+        """Return seed, epoch, the position of the next batch, and the samples of the epoch."""
+        return {
+            "seed": self._seed,
+            "epoch": self._epoch,
+            "position": self._position,
+            "num_samples": self._num_samples,
+        }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue where a state was taken.
 
+        Samples that were appended to the dataset since come with the next epoch: the present one
+        goes on over those that it began with, which are the first ones.
+
         Raises:
-            ValueError: If the state is of a run with another seed.
+            ValueError: If the state is of a run with another seed, or of a dataset with more
+                samples.
         """
         if state["seed"] != self._seed:
             raise ValueError(f"the state has seed {state['seed']}, this loader {self._seed}")
+        num_samples = state.get("num_samples", self._dataset_size)
+        if num_samples > self._dataset_size:
+            raise ValueError(
+                f"the state is of an epoch over {num_samples} samples, the dataset has "
+                f"{self._dataset_size} now: some were removed, so that the epoch cannot be "
+                "continued; begin the next one"
+            )
         self._epoch, self._position = state["epoch"], state["position"]
+        self._num_samples = num_samples
 
 
 def view_batches(

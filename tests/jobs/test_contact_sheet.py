@@ -10,10 +10,10 @@ from gopstream.jobs.inspection.draw import (
     motion_colours,
     residual_picture,
 )
-from gopstream.jobs.preprocess import preprocess
-from gopstream.pipeline.annotations import read_annotations
+from gopstream.jobs.preprocess import shard_folder
+from gopstream.jobs.sharding_job import PlanChoice
 from gopstream.pipeline.options import ExtractionOptions
-from gopstream.pipeline.transcode import CanonicalFormat, default_ffmpeg
+from gopstream.pipeline.transcode import CanonicalFormat
 from gopstream.shards.reader import ShardDataset
 
 
@@ -22,16 +22,11 @@ def test_sheet(tmp_path, planes):
     settings = {"videos_per_class": 1, "seed": 1, "num_frames": 24, "size": 64}
     write_demo_videos(tmp_path, split="train", **settings)
     videos, root = tmp_path / "train", tmp_path / "set"
-    preprocess(
+    shard_folder(
         videos,
         root,
-        video_list=read_annotations(videos, annotations=None, dataset=None, split="train"),
         options=ExtractionOptions(canonical=CanonicalFormat(short_side=64), planes=planes),
-        videos_per_shard=None,
-        seed=0,
-        workers=1,
-        ffmpeg_binary=default_ffmpeg(),
-        limit=2,
+        choice=PlanChoice(limit=2),
     )
     path = tmp_path / "sheet.png"
     write_contact_sheet(ShardDataset(root, "train"), path, samples=[0, 1])

@@ -1,54 +1,62 @@
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
-from gopstream.jobs.plan import check_same_plan, make_plan, save_plan
+from gopstream.jobs.plan import make_part, order_videos, table_ids
+from gopstream.jobs.plan_files import (
+    check_same_part,
+    load_parts,
+    merged_attribute_types,
+    save_part,
+)
 from gopstream.pipeline.annotations.record import VideoRecord
-from gopstream.shards.errors import SettingsError
+from gopstream.shards.errors import FormatError, SettingsError
+from gopstream.shards.storage import open_storage
 
 CLASSES = ("run", "sit", "walk")
 
 
-def make_records(count, *, label=lambda number: CLASSES[number % 3]):
+def make_records(count, *, label=lambda number: CLASSES[number % 3], **others):
     return [
-        VideoRecord(Path("v") / f"{n}.mp4", f"{n}.mp4", label(n), "train", {"n": str(n)})
+        VideoRecord(f"{n}.mp4", label(n), "train", attributes={"n": n}, **others)
         for n in range(count)
     ]
 
 
-def plan_of(records, *, videos_per_shard=None, seed=0):
-    return make_plan(records, classes=CLASSES, videos_per_shard=videos_per_shard, seed=seed)
+def plan_of(records, *, videos_per_shard=64, seed=0, limit=None, kind="first", first_index=0):
+    table = order_videos(
+        records, classes=CLASSES, seed=seed, limit=limit, first_index=first_index
+    )
+    return make_part(
+        table, kind=kind, seed=seed, limit=limit, videos_per_shard=videos_per_shard
+    )
 
 
-def videos_of(plan):
-    return [video for shard in plan for video in shard.videos]
+def videos_of(part):
+    return [video for shard in part.shards() for video in shard.videos]
 
 
-@pytest.mark.parametrize("videos_per_shard", [None, 1, 7, 64, 1000])
+@pytest.mark.parametrize("videos_per_shard", [1, 7, 64, 1000])
 @pytest.mark.parametrize("count", [1, 16, 17, 100, 1030])
 def test_each_video_once_and_balanced(count, videos_per_shard):
-    plan = plan_of(make_records(count), videos_per_shard=videos_per_shard)
-    videos = videos_of(plan)
+    part = plan_of(make_records(count), videos_per_shard=videos_per_shard)
+    videos = videos_of(part)
     assert sorted(v.name for v in videos) == sorted(f"{n}.mp4" for n in range(count))
     assert [v.index for v in videos] == list(range(count))
-    assert [shard.name for shard in plan] == [f"{n:06d}" for n in range(len(plan))]
-    sizes = [len(shard.videos) for shard in plan]
+    shards = list(part.shards())
+    assert [shard.name for shard in shards] == [f"{n:06d}" for n in range(len(shards))]
+    assert [shard.name for shard in shards] == part.shard_names
+    sizes = [len(shard.videos) for shard in shards]
     assert max(sizes) - min(sizes) <= 1
-    assert min(sizes) >= 1
-    assert max(sizes) <= (videos_per_shard or 64)
-    if videos_per_shard:
-        assert len(plan) == -(-count // videos_per_shard)
-
-
-def test_short_lists_are_spread():
-    assert len(plan_of(make_records(32))) == 16
-    assert len(plan_of(make_records(5))) == 5
+    assert 1 <= min(sizes) <= max(sizes) <= videos_per_shard
+    assert len(shards) == -(-count // videos_per_shard)
 
 
 def test_order_of_the_list_does_not_matter():
     records = make_records(50)
     shuffled = records[::-1][10:] + records[::-1][:10]
-    assert plan_of(shuffled, videos_per_shard=8) == plan_of(records, videos_per_shard=8)
+    assert plan_of(shuffled).table == plan_of(records).table
+    assert plan_of(shuffled).list_sha256 == plan_of(records).list_sha256
 
 
 def test_seed_changes_the_order():
@@ -63,12 +71,27 @@ def test_order_is_pinned():
     assert names == ["5.mp4", "2.mp4", "0.mp4", "3.mp4", "1.mp4", "4.mp4"]
 
 
+def test_a_limit_takes_the_beginning_of_the_whole_order():
+    whole = [video.name for video in videos_of(plan_of(make_records(50)))]
+    assert [video.name for video in videos_of(plan_of(make_records(50), limit=7))] == whole[:7]
+
+
+def test_segments_of_one_video_are_spread_and_kept_apart():
+    times = [(float(n), float(n + 2)) for n in range(20)]
+    records = [VideoRecord("long.mp4", None, "train", start, end) for start, end in times]
+    videos = videos_of(plan_of(records))
+    assert sorted((v.start_seconds, v.end_seconds) for v in videos) == times
+    assert [v.start_seconds for v in videos] != sorted(v.start_seconds for v in videos)
+    assert sorted(table_ids(plan_of(records).table)) == [("long.mp4", *pair) for pair in times]
+
+
 def test_labels_and_attributes():
-    for video in videos_of(plan_of(make_records(10))):
+    for video in videos_of(plan_of(make_records(10, picture_rate=12.0))):
         number = int(video.name.removesuffix(".mp4"))
         assert video.class_name == CLASSES[number % 3]
         assert video.label == number % 3
-        assert video.attributes == {"n": str(number)}
+        assert video.attributes == {"n": number}
+        assert video.picture_rate == 12.0
 
 
 def test_no_label_is_minus_one():
@@ -76,11 +99,78 @@ def test_no_label_is_minus_one():
     assert (video.label, video.class_name) == (-1, None)
 
 
-def test_saved_plan_is_recognised(tmp_path):
-    plan = plan_of(make_records(9), videos_per_shard=4)
-    assert not check_same_plan(tmp_path, plan)
-    save_plan(tmp_path, plan)
-    assert check_same_plan(tmp_path, plan)
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ([1, 2], "int64"),
+        ([1, 2.5], "double"),
+        ([1, None], "int64"),
+        ([True, False], "bool"),
+        ([1, "a"], "string"),
+        ([True, 1], "string"),
+        ([None, None], None),
+    ],
+)
+def test_a_column_has_a_type_that_holds_all_its_values(values, found):
+    records = [
+        VideoRecord(f"{n}.mp4", None, "train", attributes={"x": value})
+        for n, value in enumerate(values)
+    ]
+    types = plan_of(records).attribute_types
+    assert types == ({} if found is None else {"x": found})
+
+
+def test_types_of_several_parts_are_merged():
+    parts = [
+        plan_of([VideoRecord("a", None, "train", attributes={"x": value, "y": 1})])
+        for value in (1, 0.5)
+    ]
+    assert merged_attribute_types(parts) == {"x": "double", "y": "int64"}
+
+
+def test_saved_parts_come_back(tmp_path):
+    storage = open_storage(tmp_path)
+    assert load_parts(storage, "train") == []
+    first = plan_of(make_records(9), videos_per_shard=4)
+    later = replace(
+        plan_of(make_records(2), kind="append", first_index=9, limit=5), first_shard=3
+    )
+    save_part(storage, "train", 0, first)
+    save_part(storage, "train", 1, later)
+    assert load_parts(storage, "train") == [first, later]
+    assert later.shard_names == ["000003"]
+    assert [v.index for v in videos_of(later)] == [9, 10]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda folder: (folder / "plan.parquet").write_bytes(b"x"), r"plan\.json: not a plan"),
+        (lambda folder: (folder / "plan.parquet").unlink(), r"plan\.json: not a plan"),
+        (lambda folder: (folder / "plan.json").write_text("{}"), "format version None"),
+        (lambda folder: (folder / "plan.json").unlink(), r"plan\.json is missing"),
+        (
+            lambda folder: (folder / "plan.parquet").write_bytes(
+                (folder / "plan-0001.parquet").read_bytes()
+            ),
+            "says 9 videos",
+        ),
+    ],
+)
+def test_damaged_plan_is_named(tmp_path, damage, reason):
+    storage = open_storage(tmp_path)
+    save_part(storage, "train", 0, plan_of(make_records(9)))
+    save_part(storage, "train", 1, plan_of(make_records(3)))
+    damage(tmp_path / "train")
+    with pytest.raises(FormatError, match=reason):
+        load_parts(storage, "train")
+
+
+HELD = plan_of(make_records(9), videos_per_shard=4)
+
+
+def test_the_same_plan_is_recognised():
+    check_same_part("here", HELD, plan_of(make_records(9)[::-1], videos_per_shard=4))
 
 
 @pytest.mark.parametrize(
@@ -88,14 +178,23 @@ def test_saved_plan_is_recognised(tmp_path):
     [
         (plan_of(make_records(10), videos_per_shard=4), r"9 then, 10 now: '9\.mp4' is new"),
         (plan_of(make_records(8), videos_per_shard=4), r"9 then, 8 now: '8\.mp4' is gone"),
-        (plan_of(make_records(9), videos_per_shard=4, seed=1), "another --seed"),
-        (plan_of(make_records(9), videos_per_shard=2), "videos per shard differ"),
-        (plan_of(make_records(9, label=lambda _: "run"), videos_per_shard=4), "labels, attributes"),
+        (
+            plan_of([*make_records(9), VideoRecord("0.mp4", "run", "train", 1.0, 2.5)], videos_per_shard=4),
+            r"'0\.mp4' from 1\.0 to 2\.5 s is new",
+        ),
+        (plan_of(make_records(9), videos_per_shard=4, seed=1), "--seed was 0, now it is 1"),
+        (plan_of(make_records(9), videos_per_shard=2), "--videos-per-shard was 4, now it is 2"),
+        (plan_of(make_records(9), videos_per_shard=4, limit=9), "--limit was not given, now it is 9"),
+        (
+            plan_of(make_records(9, label=lambda _: "run"), videos_per_shard=4),
+            r"[0-9]\.mp4 had label [12], now it is 0",
+        ),
+        (
+            plan_of(make_records(9, picture_rate=12.0), videos_per_shard=4),
+            "had picture_rate None, now it is 12.0",
+        ),
     ],
 )
-def test_other_plan_is_refused(tmp_path, other, difference):
-    save_plan(tmp_path, plan_of(make_records(9), videos_per_shard=4))
-    before = (tmp_path / "plan.json").read_bytes()
+def test_other_plan_is_refused(other, difference):
     with pytest.raises(SettingsError, match=difference):
-        check_same_plan(tmp_path, other)
-    assert (tmp_path / "plan.json").read_bytes() == before
+        check_same_part("here", HELD, other)

@@ -18,9 +18,11 @@ import pytest
 from gopstream.jobs import build_shard as builder
 from gopstream.jobs.cli import main
 from gopstream.jobs.demo_videos import write_demo_videos
-from gopstream.jobs.plan import make_plan
-from gopstream.jobs.preprocess import preprocess, settings_of
-from gopstream.jobs.worker_pool import ItemFault, Reporter
+from gopstream.jobs.plan import make_part, order_videos
+from gopstream.jobs.preprocess import shard_folder
+from gopstream.jobs.sharding_job import PlanChoice
+from gopstream.jobs.source_videos import VideoSource
+from gopstream.jobs.worker_process import ItemFault, Reporter
 from gopstream.pipeline.annotations import read_annotations
 from gopstream.pipeline.errors import BitstreamError
 from gopstream.pipeline.options import ExtractionOptions
@@ -28,20 +30,14 @@ from gopstream.pipeline.transcode import CanonicalFormat, default_ffmpeg
 from gopstream.shards.dataset_files import load_manifest
 from gopstream.shards.errors import SettingsError
 from gopstream.shards.reader import ShardDataset
+from gopstream.shards.storage import open_storage
 
 OPTIONS = ExtractionOptions(canonical=CanonicalFormat(short_side=64))
 
 
-def make(videos, root, *, split="train", options=OPTIONS, annotations=None, workers=1, **others):
-    chosen = {"videos_per_shard": None, "seed": 0, "ffmpeg_binary": default_ffmpeg()} | others
-    return preprocess(
-        videos,
-        root,
-        video_list=read_annotations(videos, annotations=annotations, dataset=None, split=split),
-        options=options,
-        workers=workers,
-        **chosen,
-    )
+def make(videos, root, *, options=OPTIONS, seed=0, limit=None, videos_per_shard=None, **others):
+    choice = PlanChoice(seed, limit, videos_per_shard)
+    return shard_folder(videos, root, options=options, choice=choice, **others)
 
 
 def hashes(root):
@@ -289,9 +285,9 @@ def test_worker_killed_once_changes_no_byte(videos, tmp_path, treacherous_ffmpeg
         ({"options": replace(OPTIONS, quality=50)}, "quality = 90, now it is 50"),
         ({"options": ExtractionOptions(canonical=CanonicalFormat(gop=6))}, "gop = 12, now it is 6"),
         ({"options": replace(OPTIONS, planes=("frames", "motion"))}, "holds the planes"),
-        ({"seed": 1}, "another --seed"),
-        ({"limit": 5}, "8 then, 5 now"),
-        ({"videos_per_shard": 4}, "videos per shard differ"),
+        ({"seed": 1}, "--seed was 0, now it is 1"),
+        ({"limit": 5}, "--limit was not given, now it is 5"),
+        ({"videos_per_shard": 4}, "--videos-per-shard was 1, now it is 4"),
     ],
 )
 def test_other_settings_are_refused(videos, root, changes, reason):
@@ -330,11 +326,19 @@ def test_csv_with_split_and_more_columns(videos, tmp_path):
 
 def one_shard(videos, out, options=OPTIONS):
     """Return the task of one shard with the eight videos."""
-    folder = videos / "train"
+    folder = str(videos / "train")
     found = read_annotations(folder, annotations=None, dataset=None, split="train")
-    (shard,) = make_plan(found.records, classes=found.classes, videos_per_shard=8, seed=0)
-    settings = settings_of(options)
-    return builder.ShardTask(shard, folder, out, "train", options, settings, default_ffmpeg())
+    table = order_videos(found.records, classes=found.classes, seed=0)
+    part = make_part(table, kind="first", seed=0, limit=None, videos_per_shard=8)
+    return builder.ShardTask(
+        shard=part.shard(0),
+        source=VideoSource(folder),
+        storage=open_storage(out),
+        split="train",
+        options=options,
+        settings=builder.settings_of(options),
+        ffmpeg_binary=None,
+    )
 
 
 def said_while_building(task, faults):
@@ -363,11 +367,11 @@ def test_video_that_breaks_midway_leaves_nothing(videos, tmp_path, monkeypatch):
     task = one_shard(videos, tmp_path, replace(OPTIONS, segment_frames=12))
     said = said_while_building(task, {})
     assert sorted(value[1] for kind, value in said if kind == "finished") == [False] + [True] * 7
-    rows = [json.loads(line) for line in (tmp_path / "000000.report.jsonl").open()]
+    rows = [json.loads(line) for line in (tmp_path / "train" / "000000.report.jsonl").open()]
     (broken,) = [row for row in rows if row["status"] == "failed"]
     assert (broken["source"], broken["stage"]) == ("zoom_in/0000.mp4", "decode")
     assert sum(len(row.get("samples", [])) for row in rows) == 14
-    assert b"zoom_in" not in (tmp_path / "000000.tar").read_bytes()
+    assert b"zoom_in" not in (tmp_path / "train" / "000000.tar").read_bytes()
 
 
 def test_excluded_video_is_not_touched(videos, tmp_path):
@@ -378,7 +382,7 @@ def test_excluded_video_is_not_touched(videos, tmp_path):
     assert finished == [(position, position != 1) for position in range(8)]
     # A long video must be heard of at least at each sample.
     assert [kind for kind, _ in said].count("beat") >= 7
-    rows = [json.loads(line) for line in (tmp_path / "000000.report.jsonl").open()]
+    rows = [json.loads(line) for line in (tmp_path / "train" / "000000.report.jsonl").open()]
     (failed,) = [row for row in rows if row["status"] == "failed"]
     assert failed == {
         "video": 1,

@@ -3,8 +3,9 @@ import json
 import pytest
 
 from gopstream.jobs.errors import UserError
-from gopstream.jobs.preprocess import SplitOutcome
-from gopstream.jobs.summaries import fact_table, megabytes, render, shard_summary
+from gopstream.jobs.publish import SplitOutcome
+from gopstream.jobs.shard_summaries import shard_summary
+from gopstream.jobs.summaries import fact_table, megabytes, render
 from gopstream.jobs.video_summary import clip_shape, video_summary
 from gopstream.pipeline.transcode import default_ffmpeg
 from gopstream.shards.dataset_files import FileRecord, Manifest, ShardRecord
@@ -25,6 +26,7 @@ def test_shard_summary_counts_and_names_failures():
     assert content["samples"] == 3
     assert content["splits"]["train"] == {
         "videos": 4,
+        "failed": 1,
         "failures": [failure],
         "samples": 3,
         "shards": 1,

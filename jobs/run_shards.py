@@ -1,0 +1,105 @@
+"""Make the shards of a plan that are not there yet, on this machine or on a Ray cluster."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+from gopstream.jobs.build_shard import ShardTask, build_shard, tool_versions
+from gopstream.jobs.console import progress
+from gopstream.jobs.plan import PlanPart
+from gopstream.jobs.sharding_job import ShardingJob
+from gopstream.jobs.worker_pool import WorkerError, run_tasks
+from gopstream.shards.dataset_files import DatasetFacts
+from gopstream.shards.errors import ShardError
+from gopstream.shards.layout import report_name
+
+
+def run_shards(
+    job: ShardingJob, plans: Mapping[str, Sequence[PlanPart]], facts: DatasetFacts
+) -> None:
+    """Make all planned shards without a report, or the job's share of them.
+
+    Args:
+        job: What to do and how.
+        plans: Parts of the plan of each split.
+        facts: Of the dataset.
+
+    Raises:
+        ShardError: If workers died and no video was at fault.
+    """
+    todo = {
+        (split, number): _open_shards(job, split, part)
+        for split, parts in plans.items()
+        for number, part in enumerate(parts)
+    }
+    total = sum(
+        len(range(*plans[split][number].bounds(shard)))
+        for (split, number), shards in todo.items()
+        for shard in shards
+    )
+    if not total:
+        return
+
+    def tasks() -> Iterator[ShardTask]:
+        for (split, number), shards in todo.items():
+            for shard in shards:
+                yield _task(job, split, plans[split][number], shard, facts)
+
+    num_failed = 0
+    with progress("sharding", total=total, unit="videos") as advance:
+
+        def on_video(succeeded: bool) -> None:
+            nonlocal num_failed
+            num_failed += not succeeded
+            advance(note=f"{num_failed} failed" if num_failed else "")
+
+        try:
+            if job.engine == "ray":
+                from gopstream.jobs.engines.ray_engine import run_on_ray
+
+                run_on_ray(
+                    tasks(),
+                    build_shard,
+                    stall_seconds=job.stall_seconds,
+                    on_item=on_video,
+                    address=job.ray_address,
+                    versions=tool_versions(job.ffmpeg_binary),
+                    work_versions=partial(tool_versions, job.ffmpeg_binary),
+                )
+            else:
+                run_tasks(
+                    tasks(),
+                    build_shard,
+                    workers=job.workers,
+                    stall_seconds=job.stall_seconds,
+                    on_item=on_video,
+                )
+        except WorkerError as error:
+            raise ShardError(
+                f"{error} (out of memory?); finished shards are kept: run the same command again "
+                "to continue, with fewer --workers perhaps"
+            ) from error
+
+
+def _open_shards(job: ShardingJob, split: str, part: PlanPart) -> list[int]:
+    """Return the numbers of the part's shards that have no report and are the job's to make."""
+    published = set(job.storage.list_names(split))
+    return [
+        number
+        for number, name in enumerate(part.shard_names)
+        if report_name(name) not in published
+        and (job.part is None or int(name) % job.part.count == job.part.number - 1)
+    ]
+
+
+def _task(
+    job: ShardingJob, split: str, part: PlanPart, shard: int, facts: DatasetFacts
+) -> ShardTask:
+    return ShardTask(
+        shard=part.shard(shard),
+        source=job.source,
+        storage=job.storage,
+        split=split,
+        options=job.options,
+        settings=facts.settings,
+        ffmpeg_binary=job.ffmpeg_binary,
+    )
