@@ -5,15 +5,19 @@ it is never replaced and never stops the job.
 """
 
 import errno
+import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 
 import gopstream
+from gopstream.jobs.digest_cache import cached_digest
 from gopstream.jobs.plan import PlannedShard, PlannedVideo
 from gopstream.jobs.source_videos import OpenedVideo, VideoSource, open_planned
 from gopstream.jobs.worker_process import ItemFault, Reporter
@@ -29,7 +33,7 @@ from gopstream.pipeline.extract import extract_segments
 from gopstream.pipeline.grid import QUARTER_PIXELS
 from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.probe import VideoFacts
-from gopstream.pipeline.source_digest import SourceDigest, source_digest
+from gopstream.pipeline.source_digest import SourceDigest
 from gopstream.pipeline.transcode import default_ffmpeg, ffmpeg_version
 from gopstream.shards.layout import sample_key
 from gopstream.shards.sample_json import frame_rate
@@ -50,6 +54,8 @@ class ShardTask:
     """The dataset's settings, repeated in each sample's json."""
     ffmpeg_binary: str | None
     """None is the one of imageio-ffmpeg on the machine that does the task."""
+    digests: Path | None = None
+    """A folder that workers share what they know of long videos in."""
 
     @property
     def binary(self) -> str:
@@ -103,7 +109,9 @@ def _add_video(
             writer.all_or_nothing(),
             open_planned(video, task.source, on_progress=beat) as opened,
         ):
-            digest = source_digest(opened.path, on_progress=beat)
+            # Whole videos are read once anyway.
+            known = task.digests if opened.window is not None else None
+            digest = cached_digest(opened.path, known, on_progress=beat)
             shared = _source_facts(opened, digest, video, task)
             for sample in _add_segments(writer, opened, shared, video, task, beat=beat):
                 samples.append(sample)
@@ -113,8 +121,7 @@ def _add_video(
             isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
         ):
             raise  # the dataset's place is at fault, not the video
-        message = str(error).replace(task.source.root, "").lstrip("/")
-        return row | _failure(_stage(error), type(error).__name__, message)
+        return row | _failure(_stage(error), type(error).__name__, _message(error, task))
     warnings = sorted({warning for sample in samples for warning in sample.pop("warnings")})
     return row | {
         "status": "done",
@@ -122,6 +129,12 @@ def _add_video(
         "warnings": warnings,
         "samples": samples,
     }
+
+
+def _message(error: Exception, task: ShardTask) -> str:
+    """Return an error's words without the folders of this machine or of this run."""
+    fetched = re.escape(tempfile.gettempdir()) + r"/(?:[^/\s]+/)*"
+    return re.sub(fetched, "", str(error)).replace(task.source.root, "").lstrip("/")
 
 
 def _stage(error: Exception) -> str:

@@ -59,8 +59,17 @@ class StoreArguments:
             region=self.region,
             anonymous=self.anonymous,
             credentials_command=self.credentials_command,
-            profile=self.profile or os.environ.get("AWS_PROFILE"),
+            profile=self.profile or os.environ.get("AWS_PROFILE") or _default_profile(),
         )
+
+
+def _default_profile() -> str | None:
+    """Return the profile that AWS's own tools would take, if their files are all that there is."""
+    says_more = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE")
+    if any(name in os.environ for name in says_more):
+        return None
+    file = os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"
+    return "default" if Path(file).expanduser().is_file() else None
 
 
 def report(content: dict[str, Any], target: str | None) -> None:

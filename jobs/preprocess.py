@@ -244,7 +244,7 @@ def _measure(job: ShardingJob, table: pa.Table) -> list[VideoMeasure]:
             job.options,
             ffmpeg_binary=job.ffmpeg_binary,
             workers=job.workers,
-            stall_seconds=job.stall_seconds,
+            stall_seconds=job.silence_seconds,
             on_video=lambda _: advance(),
         )
 

@@ -1,11 +1,13 @@
 """Make the shards of a plan that are not there yet, on this machine or on a Ray cluster."""
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from gopstream.jobs.build_shard import ShardTask, build_shard, tool_versions
 from gopstream.jobs.console import progress
-from gopstream.jobs.plan import PlanPart
+from gopstream.jobs.plan import PlannedShard, PlanPart
 from gopstream.jobs.sharding_job import ShardingJob
 from gopstream.jobs.worker_pool import WorkerError, run_tasks
 from gopstream.shards.dataset_files import DatasetFacts
@@ -39,13 +41,17 @@ def run_shards(
     if not total:
         return
 
-    def tasks() -> Iterator[ShardTask]:
-        for (split, number), shards in todo.items():
-            for shard in shards:
-                yield _task(job, split, plans[split][number], shard, facts)
-
     num_failed = 0
-    with progress("sharding", total=total, unit="videos") as advance:
+    with (
+        tempfile.TemporaryDirectory(prefix="gopstream-digests-") as digests,
+        progress("sharding", total=total, unit="videos") as advance,
+    ):
+
+        def tasks() -> Iterator[ShardTask]:
+            for (split, number), shards in todo.items():
+                part = plans[split][number]
+                for shard in shards:
+                    yield _task(job, split, part.shard(shard), facts, Path(digests))
 
         def on_video(succeeded: bool) -> None:
             nonlocal num_failed
@@ -59,7 +65,7 @@ def run_shards(
                 run_on_ray(
                     tasks(),
                     build_shard,
-                    stall_seconds=job.stall_seconds,
+                    stall_seconds=job.silence_seconds,
                     on_item=on_video,
                     address=job.ray_address,
                     versions=tool_versions(job.ffmpeg_binary),
@@ -70,7 +76,7 @@ def run_shards(
                     tasks(),
                     build_shard,
                     workers=job.workers,
-                    stall_seconds=job.stall_seconds,
+                    stall_seconds=job.silence_seconds,
                     on_item=on_video,
                 )
         except WorkerError as error:
@@ -92,14 +98,15 @@ def _open_shards(job: ShardingJob, split: str, part: PlanPart) -> list[int]:
 
 
 def _task(
-    job: ShardingJob, split: str, part: PlanPart, shard: int, facts: DatasetFacts
+    job: ShardingJob, split: str, shard: PlannedShard, facts: DatasetFacts, digests: Path
 ) -> ShardTask:
     return ShardTask(
-        shard=part.shard(shard),
+        shard=shard,
         source=job.source,
         storage=job.storage,
         split=split,
         options=job.options,
         settings=facts.settings,
         ffmpeg_binary=job.ffmpeg_binary,
+        digests=digests,
     )

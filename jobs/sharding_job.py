@@ -1,14 +1,17 @@
 """What a sharding run is told, besides the list of videos."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from gopstream.jobs.source_videos import VideoSource
 from gopstream.jobs.worker_pool import DEFAULT_STALL_SECONDS
-from gopstream.pipeline.object_store import StoreOptions
+from gopstream.pipeline.object_store import StoreOptions, is_address
 from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.transcode import default_ffmpeg
 from gopstream.shards.storage import Storage, open_storage
+
+
+_ABORT_SECONDS: Final = 60.0  # an upload is given up in an orderly way
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,13 @@ class ShardingJob:
     def storage(self) -> Storage:
         """The place of the dataset."""
         return open_storage(self.out, self.store)
+
+    @property
+    def silence_seconds(self) -> float:
+        """How long a worker may say nothing: with a store that is away it waits in silence."""
+        if not is_address(self.out) and not is_address(self.source.root):
+            return self.stall_seconds
+        return max(self.stall_seconds, 2 * self.store.patience_seconds + _ABORT_SECONDS)
 
     @property
     def binary(self) -> str:

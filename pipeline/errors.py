@@ -22,3 +22,11 @@ class TranscodeError(PipelineError, RuntimeError):
 
 class AnnotationError(PipelineError, ValueError):
     """A list of videos that cannot be read; the message names the file and the line."""
+
+
+class SourceError(PipelineError, OSError):
+    """A video that cannot be fetched from where it is, though others there can."""
+
+
+class StoreError(OSError):
+    """Object storage that cannot be used at all; nothing of one video, so no PipelineError."""

@@ -10,13 +10,16 @@ import io
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from gopstream.shards.errors import FormatError
-from gopstream.shards.layout import FORMAT_VERSION
+from gopstream.shards.layout import FORMAT_VERSION, check_size
+
+if TYPE_CHECKING:
+    from gopstream.shards.storage import Storage
 
 MAIN_TAR: Final = 0
 RESIDUAL_TAR: Final = 1
@@ -109,21 +112,35 @@ def index_bytes(index: ShardIndex) -> bytes:
     return buffer.getvalue()
 
 
-def load_index(path: Path) -> ShardIndex:
+@overload
+def load_index(place: Path) -> ShardIndex: ...
+@overload
+def load_index(place: "Storage", name: str) -> ShardIndex: ...
+def load_index(place: "Path | Storage", name: str | None = None) -> ShardIndex:
     """Read the index of a shard.
+
+    Args:
+        place: The file itself, or the storage that has it.
+        name: Its name in the storage.
 
     Raises:
         FileNotFoundError: If it is not there.
         FormatError: If it is damaged, not an index, or of a newer version.
     """
+    if isinstance(place, Path):
+        path = str(place)
+        check_size(place.stat().st_size, path)
+        content = place.read_bytes()
+    else:
+        assert name is not None
+        path = f"{place.url}/{name}"
+        content = place.read(name)
     try:
-        _check_sizes(path)
-        with np.load(path, allow_pickle=False) as stored:
+        _check_sizes(content)
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, RuntimeError) as error:
         # RuntimeError: a damaged zip header can claim encryption or a newer zip version.
-        if isinstance(error, FileNotFoundError):
-            raise
         raise FormatError(f"{path}: not a whole index ({error})") from error
     version = int(arrays.get("format_version", np.array(0)))
     if version != FORMAT_VERSION:
@@ -161,9 +178,9 @@ def _from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> ShardIndex:
     return ShardIndex(**content)
 
 
-def _check_sizes(path: Path) -> None:
+def _check_sizes(content: bytes) -> None:
     """Refuse arrays whose header claims more than the file holds, before NumPy allocates them."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED:
                 raise ValueError(f"{entry.filename} is compressed")

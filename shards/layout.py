@@ -8,11 +8,15 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from gopstream.shards.errors import FormatError
+
+if TYPE_CHECKING:
+    from gopstream.shards.storage import Storage
 
 FORMAT_VERSION: Final = 1
 
@@ -38,8 +42,8 @@ CHUNKED_PLANES: Final = ("motion", "coverage", "residual")
 
 _SHARD_NAME: Final = re.compile(r"[0-9]{6}")
 _SPLIT_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-# A dataset's own JSON files stay far below this; larger ones are not read into memory.
-_MAX_JSON_BYTES: Final = 1 << 30
+MAX_READ_BYTES: Final = 1 << 30
+"""A dataset's JSON files and indexes stay far below this; larger ones are not read into memory."""
 
 
 def shard_name(index: int) -> str:
@@ -50,6 +54,11 @@ def shard_name(index: int) -> str:
 def tar_name(shard: str, plane: str | None = None) -> str:
     """Return the name of a shard's tar, or of the side tar of one plane."""
     return f"{shard}.tar" if plane is None else f"{shard}.{plane}.tar"
+
+
+def files_name(shard: str) -> str:
+    """Return the name of the record of a shard's files: their sizes and sha256."""
+    return f"{shard}.files.json"
 
 
 def index_name(shard: str) -> str:
@@ -103,23 +112,46 @@ def dump_json(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def load_json(path: Path) -> dict[str, Any]:
+@overload
+def load_json(place: Path) -> dict[str, Any]: ...
+@overload
+def load_json(place: "Storage", name: str) -> dict[str, Any]: ...
+def load_json(place: "Path | Storage", name: str | None = None) -> dict[str, Any]:
     """Read one of the dataset's JSON files.
+
+    Args:
+        place: The file itself, or the storage that has it.
+        name: Its name in the storage.
 
     Raises:
         FileNotFoundError: If it is not there.
         FormatError: If it is no JSON object, or too large to be one of ours.
     """
-    size = path.stat().st_size
-    if size > _MAX_JSON_BYTES:
-        raise FormatError(f"{path}: {size} bytes are too many for a file of this kind")
+    if isinstance(place, Path):
+        where = str(place)
+        check_size(place.stat().st_size, where)
+        content = place.read_bytes()
+    else:
+        assert name is not None
+        where = f"{place.url}/{name}"
+        content = place.read(name)
     try:
-        content = json.loads(path.read_bytes())
+        loaded = json.loads(content)
     except ValueError as error:
-        raise FormatError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise FormatError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
+        raise FormatError(f"{where}: not valid JSON ({error})") from error
+    if not isinstance(loaded, dict):
+        raise FormatError(f"{where}: expected a JSON object, got {type(loaded).__name__}")
+    return loaded
+
+
+def check_size(num_bytes: int, where: str) -> None:
+    """Refuse to read a file that is too large to be one of the dataset's small ones.
+
+    Raises:
+        FormatError: Naming it.
+    """
+    if num_bytes > MAX_READ_BYTES:
+        raise FormatError(f"{where}: {num_bytes} bytes are too many for a file of this kind")
 
 
 def content_hash(content: Mapping[str, Any]) -> str:
@@ -139,14 +171,20 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 def partial_path(path: Path) -> Path:
     """Return the temporary name, in the same folder, under which a file is written."""
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Random, since machines that share a disk can have the same process numbers.
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
 
 
 def publish(partial: Path, path: Path) -> None:
     """Give a completely written file its name, and make the name survive a crash."""
     partial.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a crash."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

@@ -28,6 +28,7 @@ from gopstream.shards.index import (
     load_index,
 )
 from gopstream.shards.layout import JSON_MEMBER, RESIDUAL_JSON_MEMBER, index_name, tar_name
+from gopstream.shards.storage import Storage, as_storage
 
 
 class MotionWindow(NamedTuple):
@@ -72,27 +73,32 @@ class ShardDataset:
     """The samples of a finished split, by position."""
 
     def __init__(
-        self, root: Path | str, split: str, *, shards: Sequence[str] | None = None
+        self, root: Storage | Path | str, split: str, *, shards: Sequence[str] | None = None
     ) -> None:
         """Open a split.
 
         Args:
-            root: Folder of the dataset, which holds ``dataset.json``.
+            root: Folder of the dataset, which holds ``dataset.json``. From object storage its
+                facts and indexes are read, and no samples.
             split: Name of the split.
             shards: Names of the shards to open; None opens all.
 
         Raises:
             ShardError: If there is no such dataset or split, or it is not finished.
         """
-        self.root = Path(root)
+        storage = as_storage(root)
+        self.root = storage.url
+        """The dataset's folder or address, for messages."""
         self.split = split
-        self.facts: DatasetFacts = load_dataset(self.root)
-        self.manifest: Manifest = load_manifest(self.root, split)
-        self._folder = self.root / split
+        self.facts: DatasetFacts = load_dataset(storage)
+        self.manifest: Manifest = load_manifest(storage, split)
+        self._storage = storage
         self._shards = [
             shard.name for shard in self.manifest.shards if shards is None or shard.name in shards
         ]
-        self._indexes = [load_index(self._folder / index_name(name)) for name in self._shards]
+        self._indexes = [
+            load_index(storage, f"{split}/{index_name(name)}") for name in self._shards
+        ]
         counts = [len(index.keys) for index in self._indexes]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._files: dict[tuple[str, int], int] = {}
@@ -137,7 +143,7 @@ class ShardDataset:
     def name_of(self, position: int) -> str:
         """Return a sample's shard and key, for messages."""
         row = self._row(position)
-        return f"shard {self._folder / row.shard}, sample {row.key}"
+        return f"shard {self.root}/{self.split}/{row.shard}, sample {row.key}"
 
     def read_jpegs(self, position: int, numbers: npt.NDArray[np.integer[Any]]) -> list[bytes]:
         """Read some of a sample's JPEGs.
@@ -286,12 +292,16 @@ class ShardDataset:
         name = tar_name(row.shard, "residual" if tar == RESIDUAL_TAR else None)
         descriptor = self._files.get((row.shard, tar))
         if descriptor is None:
-            descriptor = os.open(self._folder / name, os.O_RDONLY)
+            if self._storage.local_root is None:
+                raise ShardError(
+                    f"{self.root}: samples are read from local disks alone; copy the dataset to one"
+                )
+            descriptor = os.open(self._storage.local_root / self.split / name, os.O_RDONLY)
             self._files[row.shard, tar] = descriptor
         content = os.pread(descriptor, length, offset)
         if len(content) != length or zlib.crc32(content) != crc32:
             raise DamageError(
-                f"shard {self._folder / name}, sample {row.key}: {what} is damaged "
+                f"shard {self.root}/{self.split}/{name}, sample {row.key}: {what} is damaged "
                 f"({length} bytes at {offset} do not match their checksum); "
                 "run 'gopstream verify' to see all faults"
             )

@@ -1,13 +1,13 @@
-"""Write one shard: tar, residual tar, index, report, in this order and each at once.
+"""Write one shard: tar, residual tar, index, files, report, in this order and each at once.
 
 The report comes last. Its presence means that the shard is whole, so that a job that was
-killed continues by looking for reports.
+killed continues by looking for reports. Before it, ``NNNNNN.files.json`` says how large the others
+are and what their sha256 is, so that the manifest is made without reading them again.
 """
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gopstream.pipeline.clip import Clip
+from gopstream.shards.dataset_files import FileRecord, save_shard_files
 from gopstream.shards.encoding import (
     EncodedMember,
     Piece,
@@ -45,9 +46,9 @@ from gopstream.shards.layout import (
     index_name,
     report_name,
     tar_name,
-    write_atomic,
 )
 from gopstream.shards.sample_json import residual_json, sample_json
+from gopstream.shards.storage import Storage
 from gopstream.shards.tar import TarWriter
 
 _MEMBER_NAMES = (
@@ -77,24 +78,34 @@ class _SampleRow(NamedTuple):
 class ShardWriter:
     """Gathers clips into one shard; nothing is visible under its final name before publish."""
 
-    def __init__(self, folder: Path, shard: str, *, with_residual: bool) -> None:
+    def __init__(self, storage: Storage, split: str, shard: str, *, with_residual: bool) -> None:
         """Start a shard.
 
         Args:
-            folder: Folder of the split.
+            storage: Of the dataset.
+            split: Name of the split.
             shard: Name of the shard, six digits.
             with_residual: Whether its clips have a residual.
         """
-        self._folder = folder
+        self._storage = storage
+        self._split = split
         self._shard = shard
         self._stack = ExitStack()
-        self._tars = [self._stack.enter_context(TarWriter(folder / tar_name(shard)))]
-        if with_residual:
-            side = TarWriter(folder / tar_name(shard, "residual"))
-            self._tars.append(self._stack.enter_context(side))
+        self._tars: dict[str, TarWriter] = {}
+        try:
+            self._start(tar_name(shard))
+            if with_residual:
+                self._start(tar_name(shard, "residual"))
+        except BaseException:
+            self._stack.close()
+            raise
         self._samples: list[_SampleRow] = []
         self._members: list[tuple[int, int, int, int, int, int]] = []
         self._pieces: dict[str, list[list[Piece]]] = {plane: [] for plane in PIECE_PLANES}
+
+    def _start(self, name: str) -> None:
+        tar = TarWriter(self._storage, f"{self._split}/{name}")
+        self._tars[name] = self._stack.enter_context(tar)
 
     def __enter__(self) -> Self:
         """Return the writer."""
@@ -157,14 +168,15 @@ class ShardWriter:
     def all_or_nothing(self) -> Iterator[None]:
         """Drop what was added inside the context if it ends with an error.
 
-        A video that breaks in its third segment must not leave two behind.
+        A video that breaks in its third segment must not leave two behind. What was added before
+        is on its way to the storage from now on; these contexts do not nest.
         """
-        marks = [tar.mark() for tar in self._tars]
+        marks = [tar.mark() for tar in self._tars.values()]
         num_samples, num_members = len(self._samples), len(self._members)
         try:
             yield
         except BaseException:
-            for tar, mark in zip(self._tars, marks, strict=True):
+            for tar, mark in zip(self._tars.values(), marks, strict=True):
                 tar.rewind(mark)
             del self._samples[num_samples:], self._members[num_members:]
             for tables in self._pieces.values():
@@ -174,7 +186,7 @@ class ShardWriter:
     def _add_member(
         self, sample: int, key: str, suffix: str, member: EncodedMember, tar: int = MAIN_TAR
     ) -> None:
-        offset = self._tars[tar].add(f"{key}.{suffix}", member.content)
+        offset = list(self._tars.values())[tar].add(f"{key}.{suffix}", member.content)
         kind = _MEMBER_NAMES.index(suffix)
         crc32 = zlib.crc32(member.content)
         self._members.append((sample, kind, tar, offset, len(member.content), crc32))
@@ -183,17 +195,23 @@ class ShardWriter:
             moved = [piece._replace(offset=piece.offset + offset) for piece in member.pieces]
             self._pieces[plane].append(moved)
 
-    def publish(self, report: Sequence[Mapping[str, Any]]) -> None:
-        """Make the shard visible: tars, then index, then report.
+    def publish(self, report: Sequence[Mapping[str, Any]]) -> dict[str, FileRecord]:
+        """Make the shard visible: tars, then index, then their facts, then report.
 
         Args:
             report: One row per planned video, in plan order.
+
+        Returns:
+            Size and sha256 of tars and index, by file name.
         """
-        for tar in self._tars:
-            tar.publish()
-        write_atomic(self._folder / index_name(self._shard), index_bytes(self._index()))
+        files = {name: tar.publish() for name, tar in self._tars.items()}
+        index = index_bytes(self._index())
+        self._storage.write(f"{self._split}/{index_name(self._shard)}", index)
+        files[index_name(self._shard)] = FileRecord.of(index)
+        save_shard_files(self._storage, self._split, self._shard, files)
         rows = b"".join(dump_json(row) + b"\n" for row in report)
-        write_atomic(self._folder / report_name(self._shard), rows)
+        self._storage.write(f"{self._split}/{report_name(self._shard)}", rows)
+        return files
 
     def _index(self) -> ShardIndex:
         members = np.array(self._members, np.int64).reshape(-1, 6).T

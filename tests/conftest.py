@@ -1,11 +1,13 @@
 """What all tests share: a fence around random numbers, small videos, the real videos."""
 
+import hashlib
 import os
 import random
 import subprocess
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import hypothesis
@@ -18,6 +20,9 @@ try:
     import torch
 except ImportError:  # the core has no torch
     torch = None
+
+if TYPE_CHECKING:
+    from s3_server import S3Bucket, S3Server
 
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("same")
@@ -149,3 +154,26 @@ def real_videos() -> dict[str, Path]:
     if not found:
         pytest.skip(f"no real videos in {os.path.relpath(REAL_VIDEOS)}")
     return found
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator["S3Server"]:
+    """Run a real S3 server on loopback, and a proxy before it that breaks things on purpose."""
+    from s3_server import running_server
+
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(
+    s3_server: "S3Server", request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> "S3Bucket":
+    """Make an empty bucket; the environment holds credentials for it."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    s3_server.proxy.reset()
+    name = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:20]
+    return s3_server.make_bucket(f"test-{name}")

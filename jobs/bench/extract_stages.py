@@ -22,6 +22,7 @@ from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.probe import open_video
 from gopstream.pipeline.transcode import CanonicalFormat, canonical_command, default_ffmpeg
 from gopstream.shards.encoding import encode_frames, encode_plane
+from gopstream.shards.storage import open_storage
 from gopstream.shards.writer import ShardWriter
 
 Stage = Callable[[Path], int]
@@ -185,7 +186,7 @@ def shard_one(path: Path) -> None:
     """Extract in canonical mode and write a shard, as ``shard`` does."""
     with (
         tempfile.TemporaryDirectory(prefix="gopstream-bench-") as name,
-        ShardWriter(Path(name), "000000", with_residual=True) as writer,
+        ShardWriter(open_storage(name), "bench", "000000", with_residual=True) as writer,
     ):
         writer.add("train-00000000", extract_clip(path), label=0, facts={})
         writer.publish([])

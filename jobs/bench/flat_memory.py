@@ -25,6 +25,7 @@ from gopstream.jobs.bench.proof_report import write_report
 from gopstream.pipeline.extract import extract_segments
 from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.transcode import default_ffmpeg
+from gopstream.shards.storage import open_storage
 from gopstream.shards.writer import ShardWriter
 
 GROWTH_LIMIT: Final = 1.1
@@ -163,7 +164,9 @@ def watch_extraction(
             has_residual = clip.residual is not None
             if has_residual != ("residual" in options.planes):
                 raise RuntimeError(f"{path.name}: no residual: {clip.exactness}")
-            writer = ShardWriter(folder, "000000", with_residual=has_residual)
+            writer = ShardWriter(
+                open_storage(folder), "bench", "000000", with_residual=has_residual
+            )
         writer.add(f"video-{number:06d}", clip, label=-1, facts={})
         num_frames += clip.num_frames
         samples.append(take_sample())

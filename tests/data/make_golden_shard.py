@@ -14,10 +14,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from gopstream.jobs.preprocess import preprocess
-from gopstream.pipeline.annotations import read_annotations
+from gopstream.jobs.preprocess import shard_folder
+from gopstream.jobs.sharding_job import PlanChoice
 from gopstream.pipeline.options import ExtractionOptions
-from gopstream.pipeline.transcode import default_ffmpeg
 
 WIDTH, HEIGHT, NUM_FRAMES = 44, 28, 14
 READER = Path(__file__).parents[2] / "docs" / "read_shard.py"
@@ -50,15 +49,11 @@ def make(out: Path) -> None:
         for name, step in (("left", -2), ("right", 2)):
             (videos / name).mkdir()
             write_video(videos / name / "noise.mkv", step=step)
-        preprocess(
+        shard_folder(
             videos,
             out,
-            video_list=read_annotations(videos, annotations=None, dataset="folder", split="train"),
             options=ExtractionOptions(frame_stride=3),
-            videos_per_shard=2,
-            seed=0,
-            workers=1,
-            ffmpeg_binary=default_ffmpeg(),
+            choice=PlanChoice(videos_per_shard=2),
         )
     files = {
         path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from gopstream.jobs.preprocess import preprocess
-from gopstream.pipeline.annotations import read_annotations
+from gopstream.jobs.preprocess import shard_folder
+from gopstream.jobs.sharding_job import PlanChoice
 from gopstream.pipeline.options import ExtractionOptions
-from gopstream.pipeline.transcode import CanonicalFormat, default_ffmpeg
+from gopstream.pipeline.transcode import CanonicalFormat
 
 # (class, number of frames, width, height); those above 24 frames become two samples.
 VIDEOS = (
@@ -41,16 +41,7 @@ def videos(tmp_path_factory, write_video) -> Path:
 def dataset_root(tmp_path_factory, videos) -> Path:
     """Split ``train``: 2 shards, 7 samples, all planes, every second frame stored."""
     root = tmp_path_factory.mktemp("dataset") / "set"
-    preprocess(
-        videos,
-        root,
-        video_list=read_annotations(videos, annotations=None, dataset="folder", split="train"),
-        options=OPTIONS,
-        videos_per_shard=3,
-        seed=0,
-        workers=1,
-        ffmpeg_binary=default_ffmpeg(),
-    )
+    shard_folder(videos, root, options=OPTIONS, choice=PlanChoice(videos_per_shard=3))
     return root
 
 

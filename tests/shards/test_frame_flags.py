@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from gopstream.jobs.preprocess import preprocess
-from gopstream.pipeline.annotations import read_annotations
+from gopstream.jobs.preprocess import shard_folder
+from gopstream.jobs.sharding_job import PlanChoice
 from gopstream.pipeline.clip import Clip
 from gopstream.pipeline.extract import extract_clip, extract_segments
 from gopstream.pipeline.options import ExtractionOptions
@@ -25,6 +25,7 @@ from gopstream.shards.index import (
     load_index,
 )
 from gopstream.shards.layout import index_name
+from gopstream.shards.storage import LocalStorage
 from gopstream.shards.verify import verify_split
 from gopstream.shards.writer import ShardWriter
 
@@ -74,15 +75,8 @@ def mixed_videos(tmp_path_factory, write_video, small_video, odd_video):
 
 
 def make(videos, root, options):
-    return preprocess(
-        videos,
-        root,
-        video_list=read_annotations(videos, annotations=None, dataset="folder", split="train"),
-        options=options,
-        videos_per_shard=4,
-        seed=3,
-        workers=1,
-        ffmpeg_binary=default_ffmpeg(),
+    return shard_folder(
+        videos, root, options=options, choice=PlanChoice(seed=3, videos_per_shard=4)
     )
 
 
@@ -214,12 +208,12 @@ def test_the_samples_table_names_exactness_and_damage(mixed, dataset, clips):
 
 def write_shard(folder: Path, clips: list[Clip], *, with_residual: bool):
     """Write clips to shard 000000; returns its index."""
-    folder.mkdir(exist_ok=True)
-    with ShardWriter(folder, "000000", with_residual=with_residual) as writer:
+    storage = LocalStorage(folder)
+    with ShardWriter(storage, "train", "000000", with_residual=with_residual) as writer:
         for number, clip in enumerate(clips):
             writer.add(f"a-{number}", clip, label=0, facts={})
         writer.publish([])
-    return load_index(folder / index_name("000000"))
+    return load_index(storage, f"train/{index_name('000000')}")
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +259,7 @@ def test_an_early_index_without_flags_has_those_of_its_chunks(clip, tmp_path):
         chunk_starts=(0, 12),
     )
     index = write_shard(tmp_path, [clip, shorter, clip], with_residual=True)
-    path = tmp_path / index_name("000000")
+    path = tmp_path / "train" / index_name("000000")
     with np.load(path) as stored:
         arrays = {name: stored[name] for name in stored.files if name != "frame_flags"}
     np.savez(path, **arrays)

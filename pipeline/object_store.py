@@ -1,0 +1,350 @@
+"""Object storage: what an address is, how it is opened, and how long we are patient with it.
+
+S3 and what speaks its protocol is tested. The other stores of obstore (``gs://``, ``az://``) are
+opened the same way and are not. Web servers (``http://``, ``https://``) are for reading.
+
+The environment variables that obstore reads itself (``AWS_ACCESS_KEY_ID``, ``AWS_REGION``,
+``AWS_ENDPOINT_URL``, roles of instances, containers and web identities, ...) hold where the
+options say nothing.
+
+A job that is killed cannot abort its uploads. The bucket needs a lifecycle rule that removes
+incomplete multipart uploads after some days, or they cost money for ever.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from gopstream.pipeline.errors import StoreError
+from gopstream.pipeline.store_credentials import CommandCredentials, ProfileCredentials
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Config
+
+_Result = TypeVar("_Result")
+
+_ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_S3: Final = ("s3", "s3a")
+_WEB: Final = ("http", "https")
+_OTHERS: Final = ("gs", "az", "azure", "adl", "abfs", "abfss")
+_METADATA_SERVER: Final = "169.254.169.254"
+# Answers of S3 that new credentials can help.
+_REFUSED: Final = re.compile(r"ExpiredToken|TokenRefreshRequired|InvalidAccessKeyId|InvalidToken")
+_STATUS: Final = re.compile(r"status code: (\d{3})")
+_CODE: Final = re.compile(r"<Code>(\w+)</Code>")
+# Requests end after so long, so that Ctrl-C is heard while a store is away; we ask again.
+_ONE_TRY_SECONDS: Final = 10.0
+_LONGEST_PAUSE_SECONDS: Final = 5.0
+# obstore asks a provider at most every 100 ms.
+_CREDENTIALS_PAUSE_SECONDS: Final = 0.2
+# A server that says nothing for so long is taken for dead. While a part is sent it says nothing,
+# and so uploads wait longer: 8 MiB in 300 s are 28 kB/s.
+_SILENT_READ_SECONDS: Final = 60.0
+_SILENT_UPLOAD_SECONDS: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """How object storage is reached. Plain values, so that it travels to other processes."""
+
+    patience_seconds: float = 600.0
+    """How long a store that fails or is away is asked again before it becomes an error."""
+    endpoint: str | None = None
+    """Address of an S3-compatible server; None is the provider's own."""
+    region: str | None = None
+    anonymous: bool = False
+    """Send no credentials: for public buckets."""
+    credentials_command: str | None = None
+    """A command that prints AWS's ``credential_process`` JSON; run again before it expires."""
+    profile: str | None = None
+    """Name of a profile of AWS's configuration files; needs boto3."""
+
+
+class Place(NamedTuple):
+    """Where an address leads."""
+
+    store: "ObjectStore"
+    path: str
+    """Below the store's root; empty for the root itself."""
+    credentials: CommandCredentials | ProfileCredentials | None
+    """The provider of our own, if there is one."""
+    address: str
+    """For messages: without a query, which may hold a signature."""
+
+
+def is_address(place: str) -> bool:
+    """Tell an address (``s3://...``, ``https://...``) from a local path; ``file://`` is local."""
+    return _ADDRESS.match(place) is not None and not place.lower().startswith("file://")
+
+
+def is_web_address(place: str) -> bool:
+    """Tell whether an address is one of a web server, which can be read by name alone."""
+    return is_address(place) and urlsplit(place).scheme.lower() in _WEB
+
+
+def local_path(place: str) -> Path:
+    """Return the path of a local place, which may be a ``file://`` address."""
+    if not place.lower().startswith("file://"):
+        return Path(place)
+    return Path(url2pathname(urlsplit(place).path))
+
+
+def open_place(address: str, options: StoreOptions, *, for_upload: bool = False) -> Place:
+    """Return the store and the path that an address means; nothing is asked of the server.
+
+    Args:
+        address: Of a folder or an object.
+        options: How to reach it.
+        for_upload: Retry single requests for all of the patience: a part of an upload cannot be
+            sent again by anyone else.
+
+    Raises:
+        StoreError: If the address is of an unknown kind or incomplete, or its credentials cannot
+            be made.
+    """
+    scheme, _, rest = address.partition("://")
+    scheme = scheme.lower()
+    bucket, _, path = rest.partition("/")
+    if scheme not in (*_S3, *_WEB, *_OTHERS) or not bucket:
+        raise StoreError(
+            f"{address}: not an address of object storage; give s3://BUCKET/FOLDER, "
+            "gs://BUCKET/FOLDER, az://ACCOUNT/CONTAINER/FOLDER or https://HOST/PATH"
+        )
+    shown = address.partition("?")[0] if scheme in _WEB else address
+    if scheme not in _S3:
+        # The path is a part of these stores: accounts, containers and queries differ in form.
+        return Place(_open_other(address, options, for_upload), "", None, shown)
+    store, credentials = _open_bucket(bucket, options, for_upload)
+    return Place(store, path.strip("/"), credentials, shown)
+
+
+@lru_cache(maxsize=8)
+def _open_bucket(
+    bucket: str, options: StoreOptions, for_upload: bool
+) -> "tuple[ObjectStore, CommandCredentials | ProfileCredentials | None]":
+    from obstore.store import S3Store
+
+    credentials = _credentials(options)
+    region = options.region
+    if isinstance(credentials, ProfileCredentials):
+        region = region or credentials.region
+    # One object is deleted at a time, and not all servers know how to delete many.
+    config: S3Config = {"disable_bulk_delete": True}
+    if options.endpoint is not None:
+        config["endpoint"] = options.endpoint
+    if region is not None:
+        config["region"] = region
+    if options.anonymous:
+        config["skip_signature"] = True
+    store = S3Store(
+        bucket,
+        config=config,
+        client_options=_client(options, for_upload),
+        retry_config=_retries(options, for_upload),
+        credential_provider=credentials,
+    )
+    return store, credentials
+
+
+@lru_cache(maxsize=8)
+def _credentials(options: StoreOptions) -> CommandCredentials | ProfileCredentials | None:
+    """Return the provider of our own, one for all buckets."""
+    if options.anonymous:
+        return None
+    if options.credentials_command is not None:
+        patience = options.patience_seconds
+        return CommandCredentials(options.credentials_command, patience_seconds=patience)
+    return None if options.profile is None else ProfileCredentials(options.profile)
+
+
+@lru_cache(maxsize=8)
+def _open_other(address: str, options: StoreOptions, for_upload: bool) -> "ObjectStore":
+    from obstore.exceptions import BaseError
+    from obstore.store import HTTPStore, from_url
+
+    client, retries = _client(options, for_upload), _retries(options, for_upload)
+    try:
+        if is_web_address(address):
+            # Not from_url, which takes a signed address of S3 for a bucket.
+            return HTTPStore.from_url(address, client_options=client, retry_config=retries)
+        return from_url(address, client_options=client, retry_config=retries)
+    except (BaseError, ValueError) as error:
+        raise StoreError(f"{address.partition('?')[0]}: {describe(error)}") from error
+
+
+def _client(options: StoreOptions, for_upload: bool) -> "ClientConfig":
+    silent = _SILENT_UPLOAD_SECONDS if for_upload else _SILENT_READ_SECONDS
+    return {
+        # An endpoint without TLS is used only if someone names one.
+        "allow_http": True,
+        "connect_timeout": timedelta(seconds=5),
+        "read_timeout": timedelta(seconds=min(silent, options.patience_seconds / 2)),
+        # Of a whole request; silence is what tells a dead server, not slowness.
+        "timeout": timedelta(hours=6),
+    }
+
+
+def _retries(options: StoreOptions, for_upload: bool) -> "RetryConfig":
+    seconds = options.patience_seconds
+    if not for_upload:
+        seconds = min(seconds, _ONE_TRY_SECONDS)
+    return {
+        "max_retries": 1_000_000,  # time is what counts
+        "retry_timeout": timedelta(seconds=seconds),
+        "backoff": {
+            "init_backoff": timedelta(milliseconds=100),
+            "max_backoff": timedelta(seconds=_LONGEST_PAUSE_SECONDS),
+            "base": 2,
+        },
+    }
+
+
+class Patience:
+    """Decides whether what failed is tried again; one for each thing that is tried.
+
+    Single requests are retried by obstore. What it cannot repeat is repeated here: a listing
+    that is cut in the middle, a download, a request whose credentials have expired.
+    """
+
+    def __init__(self, place: Place, what: str, *, options: StoreOptions) -> None:
+        """Begin to wait.
+
+        Args:
+            place: Where.
+            what: What is tried, for the message, such as ``listing``.
+            options: Say for how long.
+        """
+        self._place = place
+        self._what = what
+        self._limit = options.patience_seconds
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Begin anew, since there was progress."""
+        self._started = time.monotonic()
+        self._pause = 0.1
+        self._may_renew = self._place.credentials is not None
+
+    def wait_or_raise(self, error: Exception) -> None:
+        """Wait before the next try, if there is to be one.
+
+        Raises:
+            FileNotFoundError: If the object does not exist.
+            StoreError: If another try is hopeless, or patience is at an end.
+        """
+        if self._may_renew and is_refused(error):
+            assert self._place.credentials is not None
+            self._place.credentials.forget()
+            self._may_renew = False
+            time.sleep(_CREDENTIALS_PAUSE_SECONDS)
+            return
+        elapsed = time.monotonic() - self._started
+        if not _is_passing(error, self._place) or elapsed + self._pause > self._limit:
+            raise explain(error, place=self._place, what=self._what, seconds=elapsed) from error
+        time.sleep(self._pause)
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
+
+
+def patiently(
+    action: Callable[[], _Result], *, place: Place, what: str, options: StoreOptions
+) -> _Result:
+    """Do something with a store, again and again until it succeeds.
+
+    Args:
+        action: What to do; raises obstore's errors. It must be harmless to do twice.
+        place: Where, for the message.
+        what: Its name, for the message, such as ``listing``.
+        options: Say for how long.
+
+    Raises:
+        FileNotFoundError: If the object does not exist.
+        StoreError: If the store refuses, or does not answer in time.
+    """
+    from obstore.exceptions import BaseError
+
+    patience = Patience(place, what, options=options)
+    while True:
+        try:
+            return action()
+        except (BaseError, FileNotFoundError) as error:
+            patience.wait_or_raise(error)
+
+
+def status_of(error: Exception) -> int | None:
+    """Return the HTTP status behind an error of obstore, None if there was no answer."""
+    found = _STATUS.search(_text(error))
+    return None if found is None else int(found[1])
+
+
+def is_refused(error: Exception) -> bool:
+    """Tell whether a store did not accept the credentials."""
+    return status_of(error) in (401, 403) or _REFUSED.search(_text(error)) is not None
+
+
+def describe(error: Exception) -> str:
+    """Return an error of obstore in one line, without queries, which may hold signatures."""
+    text = re.sub(r"\?[^\s,)]*", "", _text(error))
+    return " ".join(text.split())[:400]
+
+
+def explain(error: Exception, *, place: Place, what: str, seconds: float) -> OSError:
+    """Return what an error of obstore means for the person who waits.
+
+    Args:
+        error: The error.
+        place: Where it happened.
+        what: What was tried.
+        seconds: For how long.
+    """
+    address, text = place.address, _text(error)
+    if place.credentials is not None and place.credentials.error is not None:
+        return place.credentials.error
+    if "NoSuchBucket" in text:
+        return StoreError(f"{address}: there is no such bucket; make it, or correct the address")
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(f"{address}: not there")
+    if _METADATA_SERVER in text:
+        return StoreError(
+            f"{address}: no credentials were found; set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or name a profile or a credentials command, or ask for "
+            "anonymous access"
+        )
+    if is_refused(error):
+        code = _CODE.search(text)
+        return StoreError(
+            f"{address}: {what} was refused ({code[1] if code else status_of(error)}); the "
+            "credentials are wrong, have expired, or do not allow it. What is finished is kept: "
+            "run the same command again with good ones"
+        )
+    if "redirect" in text:
+        return StoreError(f"{address}: {what} was sent elsewhere; name the bucket's region")
+    return StoreError(
+        f"{address}: {what} failed for {seconds:.0f} seconds: {describe(error)}. What is finished "
+        "is kept: run the same command again when the store answers"
+    )
+
+
+def _text(error: Exception) -> str:
+    return str(error).partition("\n\nDebug source")[0]
+
+
+def _is_passing(error: Exception, place: Place) -> bool:
+    """Tell whether an error may be over in a while."""
+    from obstore.exceptions import GenericError
+
+    if place.credentials is not None and place.credentials.error is not None:
+        return False
+    if not isinstance(error, GenericError) or is_refused(error):
+        return False
+    text = _text(error)
+    if _METADATA_SERVER in text or "redirect" in text or "Content-Length Header" in text:
+        return False
+    status = status_of(error)
+    return status is None or status >= 500 or status in (408, 429) or "RequestTimeout" in text

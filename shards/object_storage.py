@@ -1,0 +1,298 @@
+"""A dataset in object storage: objects appear whole, at once, under their final names.
+
+An object that is being written is a multipart upload: its parts leave this machine as they are
+made, and only what may still be dropped, the samples of one video, is held back. An upload that
+is not finished is invisible; it is aborted when its writer is left. A job that is killed cannot
+do that: the bucket needs a lifecycle rule that removes incomplete multipart uploads.
+"""
+
+import contextlib
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+import obstore
+from obstore.exceptions import BaseError
+
+from gopstream.pipeline.errors import StoreError
+from gopstream.pipeline.object_store import (
+    Place,
+    StoreOptions,
+    explain,
+    is_refused,
+    is_web_address,
+    open_place,
+    patiently,
+)
+from gopstream.pipeline.video_source import download
+from gopstream.shards.layout import check_size
+from gopstream.shards.local_storage import check_name
+
+if TYPE_CHECKING:
+    from obstore import ListResult, ObjectMeta
+
+_Result = TypeVar("_Result")
+
+PART_BYTES: Final = 8 << 20
+"""S3 takes 10,000 parts, so that an object can have 80 GB."""
+_PARTS_IN_FLIGHT: Final = 2
+_BLOCK_BYTES: Final = 1 << 20
+_HELD_IN_MEMORY: Final = 4 << 20
+# How long the server is given to abort an upload before we leave without its answer.
+_ABORT_SECONDS: Final = 30.0
+
+
+class ObjectStorage:
+    """The objects of a dataset below an address. Holds plain values: it travels to workers."""
+
+    def __init__(self, url: str, options: StoreOptions) -> None:
+        """Name the address; nothing is asked of the server.
+
+        Raises:
+            StoreError: If a dataset cannot be there.
+        """
+        if is_web_address(url):
+            raise StoreError(
+                f"{url}: a dataset cannot be on a web server; give a folder or an address of "
+                "object storage, such as s3://BUCKET/FOLDER"
+            )
+        self._url = url.rstrip("/")
+        self._options = options
+        self._place(for_upload=False)
+
+    @property
+    def url(self) -> str:
+        """The address, for messages."""
+        return self._url
+
+    @property
+    def local_root(self) -> Path | None:
+        """None: it is not on this machine."""
+        return None
+
+    def exists(self, name: str) -> bool:
+        """Tell whether there is an object of this name."""
+        try:
+            self.size(name)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def size(self, name: str) -> int:
+        """Return an object's size in bytes.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+        """
+        return self._do("looking", name, lambda place: obstore.head(place.store, place.path))[
+            "size"
+        ]
+
+    def read(self, name: str) -> bytes:
+        """Read a small object.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+            FormatError: If it is too large to be a file of this kind.
+        """
+
+        def action(place: Place) -> bytes:
+            result = obstore.get(place.store, place.path)
+            check_size(result.meta["size"], place.address)
+            return bytes(result.bytes())
+
+        return self._do("reading", name, action)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write an object at once."""
+        self._do("writing", name, lambda place: _put(place, content), for_upload=True)
+
+    def create(self, name: str) -> "UploadWriter":
+        """Start an object."""
+        return UploadWriter(self._place(name, for_upload=True), self._options)
+
+    def delete(self, name: str) -> None:
+        """Remove an object; it may be absent."""
+        with contextlib.suppress(FileNotFoundError):
+            self._do("deleting", name, lambda place: obstore.delete(place.store, place.path))
+
+    def list_names(self, folder: str) -> list[str]:
+        """Return the names of the objects directly in a folder, sorted."""
+        listed = self._list(folder)["objects"]
+        return sorted(PurePosixPath(entry["path"]).name for entry in listed)
+
+    def list_folders(self) -> list[str]:
+        """Return the names of the folders directly below the root, sorted."""
+        listed = self._list("")["common_prefixes"]
+        return sorted(PurePosixPath(prefix).name for prefix in listed)
+
+    @contextmanager
+    def local_copy(self, name: str) -> Iterator[Path]:
+        """Give a temporary download of an object.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+        """
+        address = f"{self._url}/{check_name(name)}"
+        with tempfile.TemporaryDirectory(prefix="gopstream-") as folder:
+            path = Path(folder) / PurePosixPath(name).name
+            download(address, path, options=self._options)
+            yield path
+
+    def put_file(self, path: Path, name: str) -> None:
+        """Publish a copy of a local file under a name, at once."""
+        self._do("uploading", name, lambda place: _put(place, path), for_upload=True)
+
+    def _list(self, folder: str) -> "ListResult[Sequence[ObjectMeta]]":
+        return self._do(
+            "listing",
+            folder or None,
+            lambda place: obstore.list_with_delimiter(place.store, place.path or None),
+        )
+
+    def _do(
+        self,
+        what: str,
+        name: str | None,
+        action: Callable[[Place], _Result],
+        *,
+        for_upload: bool = False,
+    ) -> _Result:
+        place = self._place(name, for_upload=for_upload)
+        return patiently(lambda: action(place), place=place, what=what, options=self._options)
+
+    def _place(self, name: str | None = None, *, for_upload: bool) -> Place:
+        root = open_place(self._url, self._options, for_upload=for_upload)
+        if name is None:
+            return root
+        path = (PurePosixPath(root.path) / check_name(name)).as_posix()
+        return root._replace(path=path, address=f"{self._url}/{name}")
+
+
+class UploadWriter:
+    """An object on its way to the store; leaving the context aborts what was not published."""
+
+    def __init__(self, place: Place, options: StoreOptions) -> None:
+        """Start the object ``place`` names."""
+        self._place = place
+        self._options = options
+        self._upload = obstore.open_writer(
+            place.store, place.path, buffer_size=PART_BYTES, max_concurrency=_PARTS_IN_FLIGHT
+        )
+        self._held = tempfile.SpooledTemporaryFile(_HELD_IN_MEMORY)  # noqa: SIM115
+        self._num_kept = 0
+        self._num_held = 0
+        self._is_open = True
+        self._error: OSError | None = None
+
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Abort what was not published."""
+        self.discard()
+
+    def write(self, content: bytes) -> int:
+        """Append all of it; returns its length.
+
+        Raises:
+            StoreError: If an earlier part of the object could not be sent.
+            OSError: If the temporary folder is full.
+        """
+        self._check()
+        self._held.write(content)
+        self._num_held += len(content)
+        return len(content)
+
+    def mark(self) -> int:
+        """Send what was written so far; :meth:`rewind` goes back to here.
+
+        Raises:
+            StoreError: If the store refuses, or does not answer in time.
+        """
+        self._check()
+        self._held.seek(0)
+        while block := self._held.read(_BLOCK_BYTES):
+            self._send(partial(self._upload.write, block))
+        self._num_kept += self._num_held
+        self._drop_held()
+        return self._num_kept
+
+    def rewind(self, mark: int) -> None:
+        """Drop everything that was written since the last mark."""
+        assert mark == self._num_kept, "only the last mark can be gone back to"
+        self._drop_held()
+
+    def publish(self) -> None:
+        """Send the rest and make the object visible.
+
+        Raises:
+            StoreError: If the store refuses, or does not answer in time.
+        """
+        self.mark()
+        self._send(self._upload.close)
+        self._close()
+
+    def discard(self) -> None:
+        """Abort the upload; does nothing after :meth:`publish`."""
+        if not self._is_open:
+            return
+        self._close()
+        # A store that is away must not keep us from leaving; see the module's docstring.
+        abort = threading.Thread(target=self._abort, daemon=True)
+        abort.start()
+        abort.join(_ABORT_SECONDS)
+
+    def _abort(self) -> None:
+        # What went wrong before is what matters; an abort that fails leaves parts, no object.
+        with contextlib.suppress(BaseError, OSError):
+            error = InterruptedError("dropped")
+            self._upload.__exit__(type(error), error, None)
+
+    def _send(self, action: Callable[[], object]) -> None:
+        started = time.monotonic()
+        try:
+            action()
+        except (BaseError, OSError) as error:
+            if self._place.credentials is not None and is_refused(error):
+                self._place.credentials.forget()
+            # Parts are sent in the background: this one may have been tried for long already.
+            seconds = max(time.monotonic() - started, self._options.patience_seconds)
+            self._error = explain(error, place=self._place, what="uploading", seconds=seconds)
+            raise self._error from error
+
+    def _check(self) -> None:
+        """Refuse to go on after an error: what was sent has a hole."""
+        if self._error is not None:
+            raise self._error
+
+    def _drop_held(self) -> None:
+        self._held.seek(0)
+        self._held.truncate()
+        self._num_held = 0
+
+    def _close(self) -> None:
+        self._is_open = False
+        self._held.close()
+
+
+def _put(place: Place, content: bytes | Path) -> None:
+    obstore.put(
+        place.store,
+        place.path,
+        content,
+        chunk_size=PART_BYTES,
+        max_concurrency=_PARTS_IN_FLIGHT,
+    )

@@ -1,0 +1,286 @@
+"""A user's own plane: from a folder to side tars, and back to a sample's bytes."""
+
+import hashlib
+import shutil
+
+import numpy as np
+import pytest
+
+from gopstream.shards.dataset_files import load_manifest, load_shard_files
+from gopstream.shards.edit_planes import drop_plane
+from gopstream.shards.edit_user_plane import add_user_plane
+from gopstream.shards.errors import DamageError, FormatError, SettingsError, ShardError
+from gopstream.shards.local_storage import LocalStorage
+from gopstream.shards.object_storage import ObjectStorage
+from gopstream.shards.reader import ShardDataset
+from gopstream.shards.user_plane import UserPlane, parse_plane_index
+from gopstream.shards.verify import verify_split
+
+
+def hashes(root):
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def faults_of(root):
+    return list(verify_split(root, "train"))
+
+
+@pytest.fixture
+def keys(dataset_root):
+    return ShardDataset(dataset_root, "train").keys
+
+
+@pytest.fixture
+def flow(tmp_path, keys):
+    """A file for each sample; a folder of two for the last."""
+    folder = tmp_path / "flow"
+    folder.mkdir()
+    for number, key in enumerate(keys[:-1]):
+        (folder / f"{key}.flow.npy").write_bytes(bytes([number]) * (700 * number))
+    (folder / keys[-1]).mkdir()
+    for name in ("x.npy", "y.npy"):
+        (folder / keys[-1] / name).write_text(name)
+    return folder
+
+
+def add(root, folder, name="flow", **words):
+    return add_user_plane(LocalStorage(root), name, ["train"], folder=folder, **words)
+
+
+def test_what_is_added_is_read(own_root, flow, keys):
+    added = add(own_root, flow)
+    assert (added.num_members, added.num_samples, added.missing) == (8, 7, 0)
+    with UserPlane(own_root, "train", "flow") as plane:
+        for number, key in enumerate(keys[:-1]):
+            assert plane.extensions(key) == ["flow.npy"]
+            assert plane.read(key) == bytes([number]) * (700 * number)
+        assert plane.extensions(keys[-1]) == ["x.npy", "y.npy"]
+        assert plane.read(keys[-1], "y.npy") == b"y.npy"
+        with pytest.raises(ShardError, match=r"one of several.*x\.npy, y\.npy"):
+            plane.read(keys[-1])
+        with pytest.raises(ShardError, match="there is nothing"):
+            plane.read("train-00000099")
+    assert faults_of(own_root) == []
+
+
+def test_only_records_and_side_tars_are_written(dataset_root, own_root, flow):
+    add(own_root, flow)
+    before, after = hashes(dataset_root), hashes(own_root)
+    changed = {name for name in before if before[name] != after[name]}
+    records = {f"train/00000{number}.files.json" for number in (0, 1)}
+    assert changed == {"train/manifest.json", *records}
+    assert set(after) - set(before) == {
+        f"train/00000{number}.flow.{kind}" for number in (0, 1) for kind in ("tar", "index.npz")
+    }
+
+
+def test_added_and_dropped_the_dataset_is_as_before(dataset_root, own_root, flow):
+    add(own_root, flow)
+    assert drop_plane(LocalStorage(own_root), "flow", ["train"]) == 2
+    assert hashes(own_root) == hashes(dataset_root)
+
+
+def test_missing_files_are_listed_and_nothing_is_written(dataset_root, own_root, flow, keys):
+    (flow / f"{keys[2]}.flow.npy").unlink()
+    (flow / f"{keys[4]}.flow.npy").unlink()
+    with pytest.raises(SettingsError, match=rf"2 of 7.*\({keys[2]}, {keys[4]}\).*--partial"):
+        add(own_root, flow)
+    assert hashes(own_root) == hashes(dataset_root)
+
+
+def test_partial_allows_samples_without_a_file(own_root, flow, keys):
+    (flow / f"{keys[2]}.flow.npy").unlink()
+    assert add(own_root, flow, partial=True).missing == 1
+    with UserPlane(own_root, "train", "flow") as plane:
+        assert plane.extensions(keys[2]) == []
+        assert plane.read(keys[3]) == bytes([3]) * 2100
+    assert faults_of(own_root) == []
+
+
+def test_partial_does_not_allow_none_at_all(own_root, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SettingsError, match="7 of 7 samples"):
+        add(own_root, tmp_path / "empty", partial=True)
+
+
+def test_files_of_no_sample_are_counted(own_root, flow):
+    (flow / "train-00000099.npy").write_text("")
+    (flow / "readme").write_text("")
+    assert add(own_root, flow).unused == ("readme", "train-00000099.npy")
+
+
+@pytest.mark.parametrize("name", ["Flow", "a.b", "", "a" * 33, "../x"])
+def test_a_name_that_cannot_be_a_file_is_refused(own_root, flow, name):
+    with pytest.raises(SettingsError, match="1 to 32"):
+        add(own_root, flow, name)
+
+
+@pytest.mark.parametrize("name", ["frames", "motion", "residual", "coverage", "index", "files"])
+def test_a_name_of_the_format_is_refused(own_root, flow, name):
+    with pytest.raises(SettingsError, match="taken by the format"):
+        add(own_root, flow, name)
+
+
+def test_two_files_for_one_member_are_refused(own_root, flow, keys):
+    (flow / f"{keys[-1]}.x.npy").write_text("")
+    with pytest.raises(SettingsError, match="another file for the member"):
+        add(own_root, flow)
+
+
+@pytest.mark.parametrize("extension", ["a b", "\u00e4", "x" * 90])
+def test_a_file_name_that_a_tar_cannot_hold_is_refused(own_root, flow, keys, extension):
+    (flow / f"{keys[0]}.{extension}").write_text("")
+    with pytest.raises(SettingsError, match="cannot become the member"):
+        add(own_root, flow)
+
+
+def test_a_plane_is_not_added_twice(own_root, flow):
+    add(own_root, flow)
+    with pytest.raises(SettingsError, match="drop it first"):
+        add(own_root, flow)
+
+
+class Killed(BaseException):
+    pass
+
+
+class DyingStorage(LocalStorage):
+    """Dies before its n-th change."""
+
+    def __init__(self, root, lives):
+        super().__init__(root)
+        self.lives = lives
+
+    def change(self):
+        if self.lives == 0:
+            raise Killed
+        self.lives -= 1
+
+    def delete(self, name):
+        self.change()
+        super().delete(name)
+
+    def create(self, name):
+        writer = super().create(name)
+        publish = writer.publish
+
+        def dying_publish():
+            self.change()
+            publish()
+
+        writer.publish = dying_publish
+        return writer
+
+
+@pytest.mark.parametrize("lives", range(7))
+def test_an_interrupted_addition_is_seen_completed_or_dropped(
+    dataset_root, own_root, flow, tmp_path, lives
+):
+    with pytest.raises(Killed):
+        add_user_plane(DyingStorage(own_root, lives), "flow", ["train"], folder=flow)
+    assert bool(faults_of(own_root)) == (lives > 0)
+    other = shutil.copytree(own_root, tmp_path / "other")
+    add(own_root, flow)
+    assert faults_of(own_root) == []
+    if lives > 0:
+        drop_plane(LocalStorage(other), "flow", ["train"])
+    assert hashes(other) == hashes(dataset_root)
+
+
+@pytest.mark.parametrize("plane", ["flow", "residual"])
+def test_an_interrupted_drop_is_seen_and_completed(own_root, flow, tmp_path, plane):
+    add(own_root, flow)
+    whole = shutil.copytree(own_root, tmp_path / "whole")
+    drop_plane(LocalStorage(whole), plane, ["train"])
+    for lives in range(100):
+        root = shutil.copytree(own_root, tmp_path / str(lives))
+        try:
+            drop_plane(DyingStorage(root, lives), plane, ["train"])
+        except Killed:
+            assert bool(faults_of(root)) == (lives > 0)
+            drop_plane(LocalStorage(root), plane, ["train"])
+            assert hashes(root) == hashes(whole), lives
+            continue
+        break
+    assert lives > 6
+
+
+def test_what_is_not_there_cannot_be_dropped(own_root):
+    for plane in ("flow", "residual"):
+        if plane == "residual":
+            drop_plane(LocalStorage(own_root), plane, ["train"])
+        with pytest.raises(SettingsError, match=f"no plane '{plane}'"):
+            drop_plane(LocalStorage(own_root), plane, ["train"])
+
+
+@pytest.mark.parametrize("plane", ["frames", "motion", "coverage"])
+def test_planes_of_the_main_tar_cannot_be_dropped(own_root, plane):
+    with pytest.raises(SettingsError, match="main tars"):
+        drop_plane(LocalStorage(own_root), plane, ["train"])
+
+
+def test_a_flipped_bit_is_an_error_to_a_reader_and_a_fault(own_root, flow, keys):
+    add(own_root, flow)
+    path = own_root / "train" / "000000.flow.tar"
+    key, offset = keys[1], path.read_bytes().index(bytes([1]) * 700)
+    content = bytearray(path.read_bytes())
+    content[offset + 3] ^= 8
+    path.write_bytes(content)
+    with pytest.raises(DamageError, match=rf"{key}\.flow\.flow\.npy"):
+        UserPlane(own_root, "train", "flow").read(key)
+    [fault] = faults_of(own_root)
+    assert (fault.shard, fault.key) == (path.name, key)
+
+
+@pytest.mark.parametrize("name", ["000001.flow.tar", "000001.flow.index.npz"])
+def test_a_missing_file_of_a_plane_is_a_fault(own_root, flow, name):
+    add(own_root, flow)
+    (own_root / "train" / name).unlink()
+    assert name in {fault.shard for fault in faults_of(own_root)}
+
+
+def test_a_plane_of_another_shard_is_a_fault(own_root, flow):
+    add(own_root, flow)
+    for kind in ("tar", "index.npz"):
+        first, second = (own_root / "train" / f"00000{n}.flow.{kind}" for n in (0, 1))
+        shutil.copy(second, first)
+    assert "lists a sample that the shard does not have" in str(faults_of(own_root))
+
+
+def test_a_damaged_plane_index_is_always_a_fault_never_a_crash(own_root, flow):
+    add(own_root, flow)
+    whole = (own_root / "train" / "000000.flow.index.npz").read_bytes()
+    rng = np.random.default_rng(0)
+    places = [*range(len(whole) - 120, len(whole)), *rng.integers(0, len(whole), 200).tolist()]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        try:
+            parse_plane_index(bytes(damaged), "index")
+        except FormatError:
+            continue
+        except Exception as error:
+            pytest.fail(f"byte {place}: {type(error).__name__}: {error}")
+
+
+def test_in_object_storage_it_is_the_same(own_root, flow, keys, s3):
+    remote = ObjectStorage(s3.url, s3.options())
+    for path in own_root.rglob("*"):
+        if path.is_file():
+            remote.put_file(path, path.relative_to(own_root).as_posix())
+    add(own_root, flow)
+    add_user_plane(remote, "flow", ["train"], folder=flow)
+    for shard in load_manifest(own_root, "train").shards:
+        files = load_shard_files(remote, "train", shard.name)
+        assert files == shard.files
+        for name in files:
+            content = (own_root / "train" / name).read_bytes()
+            assert remote.read(f"train/{name}") == content
+    with UserPlane(remote, "train", "flow") as plane:
+        assert plane.read(keys[3]) == bytes([3]) * 2100
+    drop_plane(remote, "flow", ["train"])
+    assert not [name for name in remote.list_names("train") if "flow" in name]
