@@ -1,11 +1,11 @@
 """From a measured sample to a shard's size, and to what a whole list would cost."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gopstream.jobs.measure import VideoMeasure
+from gopstream.jobs.measure import OTHER_QUALITIES, JpegCost, VideoMeasure
 from gopstream.pipeline.options import ExtractionOptions
 
 # A list this short makes small shards whatever the sizes: several workers need something to do.
@@ -15,6 +15,7 @@ _MOST_VIDEOS: Final = 1000
 _SHARD_BYTES: Final = 1_000_000_000
 _SMALL_SHARD_BYTES: Final = 256_000_000
 _SMALL_DATASET_BYTES: Final = 64_000_000_000
+_PLANES: Final = ("frames", "motion", "residual", "json")
 
 
 def choose_videos_per_shard(num_videos: int, measures: Sequence[VideoMeasure]) -> int:
@@ -40,8 +41,8 @@ class Choice:
 
     name: str
     plane_bytes: dict[str, float]
-    hours: float | None = None
-    """Of all workers together; None where it was not measured."""
+    hours: float
+    """With all workers at work."""
 
     @property
     def num_bytes(self) -> float:
@@ -97,7 +98,6 @@ def estimate_split(
     error = 0.0
     if len(totals) > 1 and mean:
         error = float(statistics.stdev(totals) / len(totals) ** 0.5 / mean)
-    hours = scale * sum(measure.work_seconds for measure in measures) / 3600 / workers
     return Estimate(
         split=split,
         num_videos=num_videos,
@@ -107,56 +107,67 @@ def estimate_split(
         video_hours=scale * sum(measure.video_seconds for measure in measures) / 3600,
         videos_per_shard=videos_per_shard,
         relative_error=error,
-        choices=tuple(_choices(measures, options, scale=scale, hours=hours)),
+        choices=tuple(_Scaler(measures, options, scale, workers).choices()),
     )
 
 
-def _choices(
-    measures: Sequence[VideoMeasure], options: ExtractionOptions, *, scale: float, hours: float
-) -> list[Choice]:
-    planes = ("frames", "motion", "residual", "json")
-    chosen = {p: scale * sum(m.plane_bytes[p] for m in measures) for p in planes}
-    choices = [Choice("as chosen", chosen, hours)]
-    if chosen["residual"]:
-        choices.append(Choice("without residual", chosen | {"residual": 0.0}))
-    if chosen["frames"]:
-        choices += [
-            Choice(
-                f"--quality {quality}", chosen | {"frames": _at_quality(measures, quality, scale)}
+@dataclass(frozen=True, slots=True)
+class _Scaler:
+    """Scales a sample to a list."""
+
+    measures: Sequence[VideoMeasure]
+    options: ExtractionOptions
+    scale: float
+    workers: int
+
+    def choices(self) -> list[Choice]:
+        """Return the chosen settings, then others."""
+        sums = {
+            plane: self.scale * sum(measure.plane_bytes[plane] for measure in self.measures)
+            for plane in _PLANES
+        }
+        seconds = self.scale * sum(measure.work_seconds for measure in self.measures)
+        found = [self._choice("as chosen", sums, seconds)]
+        if sums["residual"]:
+            lighter = self.scale * sum(
+                measure.seconds_without_residual or measure.work_seconds
+                for measure in self.measures
             )
-            for quality in sorted(measures[0].quality_ratios)
-            if quality != options.quality
-        ]
-        if options.fps is None:
-            choices += [
-                Choice(
-                    f"--frame-stride {stride}",
-                    chosen | {"frames": chosen["frames"] * options.frame_stride / stride},
-                )
-                for stride in (2, 4)
-                if stride > options.frame_stride
-            ]
-            choices += [
-                Choice(f"--fps {fps}", chosen | {"frames": _at_rate(measures, fps, options, scale)})
-                for fps in (15, 10)
-            ]
-        choices.append(Choice("without frames", chosen | {"frames": 0.0}))
-    return choices
+            found.append(self._choice("without residual", sums | {"residual": 0.0}, lighter))
+        if sums["frames"]:
+            own = self._jpegs(self.options.quality, [1.0] * len(self.measures))
+            for name, jpegs in self._frame_choices():
+                planes = sums | {"frames": jpegs.num_bytes}
+                found.append(self._choice(name, planes, seconds - own.seconds + jpegs.seconds))
+        return found
 
+    def _frame_choices(self) -> Iterator[tuple[str, JpegCost]]:
+        own, all_frames = self.options.quality, [1.0] * len(self.measures)
+        for quality in OTHER_QUALITIES:
+            if quality != own:
+                yield f"--quality {quality}", self._jpegs(quality, all_frames)
+        stride = self.options.frame_stride
+        if self.options.fps is None:
+            for other in (2, 4):
+                if other > stride:
+                    share = stride / other
+                    yield f"--frame-stride {other}", self._jpegs(own, [share] * len(self.measures))
+            for fps in (15, 10):
+                rates = (measure.frames_per_second for measure in self.measures)
+                yield f"--fps {fps}", self._jpegs(own, [min(1, fps / r) * stride for r in rates])
+        yield "without frames", JpegCost(0.0, 0.0)
 
-def _at_quality(measures: Sequence[VideoMeasure], quality: int, scale: float) -> float:
-    return scale * sum(m.plane_bytes["frames"] * m.quality_ratios.get(quality, 1) for m in measures)
+    def _jpegs(self, quality: int, shares: Sequence[float]) -> JpegCost:
+        """Return what the JPEGs take if ``shares`` of those of each video are stored."""
+        none = JpegCost(0.0, 0.0)
+        costs = [measure.jpeg_costs.get(quality, none) for measure in self.measures]
+        return JpegCost(
+            self.scale * sum(s * cost.num_bytes for s, cost in zip(shares, costs, strict=True)),
+            self.scale * sum(s * cost.seconds for s, cost in zip(shares, costs, strict=True)),
+        )
 
-
-def _at_rate(
-    measures: Sequence[VideoMeasure], fps: float, options: ExtractionOptions, scale: float
-) -> float:
-    """Return the bytes of the frames if they were stored at ``fps``."""
-    total = 0.0
-    for measure in measures:
-        stored_rate = measure.frames_per_second / options.frame_stride
-        total += measure.plane_bytes["frames"] * min(measure.frames_per_second, fps) / stored_rate
-    return scale * total
+    def _choice(self, name: str, plane_bytes: dict[str, float], seconds: float) -> Choice:
+        return Choice(name, plane_bytes, seconds / 3600 / self.workers)
 
 
 def estimate_content(estimate: Estimate) -> dict[str, Any]:
@@ -176,8 +187,8 @@ def estimate_content(estimate: Estimate) -> dict[str, Any]:
                 "bytes": round(choice.num_bytes),
                 "plane_bytes": {plane: round(size) for plane, size in choice.plane_bytes.items()},
                 "of_source": round(choice.num_bytes / max(1.0, estimate.source_bytes), 3),
+                "hours": round(choice.hours, 4),
             }
-            | ({} if choice.hours is None else {"hours": round(choice.hours, 3)})
             for choice in estimate.choices
         ],
     }

@@ -6,8 +6,8 @@ many videos go into a shard; with its times they are what ``--plan`` shows.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,16 @@ class MeasureTask:
     source: VideoSource
     options: ExtractionOptions
     ffmpeg_binary: str | None
+    with_choices: bool
+    """Whether to measure other qualities, and extraction without the residual, as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class JpegCost:
+    """What the stored pictures of a video take at one quality."""
+
+    num_bytes: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +62,9 @@ class VideoMeasure:
     frames_per_second: float
     work_seconds: float
     """Of one worker process."""
-    quality_ratios: Mapping[int, float]
-    """Bytes of the JPEGs at other qualities, relative to the chosen one."""
+    seconds_without_residual: float | None = None
+    jpeg_costs: Mapping[int, JpegCost] = field(default_factory=dict)
+    """By quality: the chosen one and others."""
 
     @property
     def num_bytes(self) -> float:
@@ -70,6 +81,7 @@ def measure_sample(
     workers: int,
     stall_seconds: float,
     on_video: Callable[[bool], None],
+    with_choices: bool = False,
 ) -> list[VideoMeasure]:
     """Extract videos, the first segment of long ones, and keep nothing but the sizes.
 
@@ -77,7 +89,7 @@ def measure_sample(
         One measure for each video that can be used.
     """
     # A task for each, so that all workers have something to do.
-    tasks = [MeasureTask(video, source, options, ffmpeg_binary) for video in videos]
+    tasks = [MeasureTask(video, source, options, ffmpeg_binary, with_choices) for video in videos]
     measured = run_tasks(
         tasks, measure_video, workers=workers, stall_seconds=stall_seconds, on_item=on_video
     )
@@ -104,12 +116,52 @@ def _measure(
     opened: OpenedVideo, task: MeasureTask, beat: Callable[[], None]
 ) -> VideoMeasure | None:
     whole_seconds, window = _extent(opened, task.options)
+    extracted = _extract(opened, window, task, task.options, beat)
+    if extracted is None:
+        return None
+    clip, sizes, work_seconds = extracted
+    rate = frame_rate(clip) or 25.0
+    seconds = clip.num_frames / rate
+    scale = max(1.0, whole_seconds / seconds) if whole_seconds else 1.0
+    measure = VideoMeasure(
+        source_bytes=_source_bytes(opened, seconds * scale),
+        plane_bytes={plane: size * scale for plane, size in sizes.items()},
+        video_seconds=seconds * scale,
+        frames_per_second=rate,
+        work_seconds=work_seconds * scale,
+    )
+    if not task.with_choices:
+        return measure
+    without = None
+    if "residual" in task.options.planes:
+        planes = tuple(plane for plane in task.options.planes if plane != "residual")
+        lighter = _extract(opened, window, task, replace(task.options, planes=planes), beat)
+        without = None if lighter is None else lighter.seconds * scale
+    costs = _jpeg_costs(clip, task.options.quality, sizes["frames"], scale=scale)
+    return replace(measure, seconds_without_residual=without, jpeg_costs=costs)
+
+
+class _Extracted(NamedTuple):
+    """The first clip of a video, encoded, and the time that it took."""
+
+    clip: Clip
+    plane_bytes: dict[str, float]
+    seconds: float
+
+
+def _extract(
+    opened: OpenedVideo,
+    window: TimeWindow | None,
+    task: MeasureTask,
+    options: ExtractionOptions,
+    beat: Callable[[], None],
+) -> _Extracted | None:
     begun = time.perf_counter()
     clips = extract_segments(
         opened.path,
         facts=opened.facts,
         window=window,
-        options=task.options,
+        options=options,
         ffmpeg_binary=task.ffmpeg_binary or default_ffmpeg(),
         on_progress=beat,
     )
@@ -117,19 +169,7 @@ def _measure(
     if clip is None:
         return None
     sizes = _plane_bytes(clip)
-    work_seconds = time.perf_counter() - begun
-    clips.close()  # type: ignore[attr-defined]  # a generator, which its type does not say
-    rate = frame_rate(clip) or 25.0
-    seconds = clip.num_frames / rate
-    scale = max(1.0, whole_seconds / seconds) if whole_seconds else 1.0
-    return VideoMeasure(
-        source_bytes=_source_bytes(opened, seconds * scale),
-        plane_bytes={plane: size * scale for plane, size in sizes.items()},
-        video_seconds=seconds * scale,
-        frames_per_second=rate,
-        work_seconds=work_seconds * scale,
-        quality_ratios=_quality_ratios(clip, task.options.quality),
-    )
+    return _Extracted(clip, sizes, time.perf_counter() - begun)
 
 
 def _extent(
@@ -175,18 +215,27 @@ def _plane_bytes(clip: Clip) -> dict[str, float]:
     }
 
 
-def _quality_ratios(clip: Clip, quality: int) -> dict[int, float]:
+def _jpeg_costs(
+    clip: Clip, quality: int, stored_bytes: float, *, scale: float
+) -> dict[int, JpegCost]:
     """Encode a few stored pictures once more, at their own and at other qualities."""
     step = max(1, len(clip.jpegs) // _PICTURES_PER_VIDEO)
     pictures = [simplejpeg.decode_jpeg(jpeg) for jpeg in clip.jpegs[::step]]
     if not pictures:
         return {}
-    own = _jpeg_bytes(pictures, quality)
-    return {other: _jpeg_bytes(pictures, other) / own for other in OTHER_QUALITIES}
+    costs = {q: _encode(pictures, q) for q in sorted({quality, *OTHER_QUALITIES})}
+    # A picture that was a JPEG before is a little smaller the second time: only ratios count.
+    by_bytes = stored_bytes * scale / costs[quality].num_bytes
+    by_count = len(clip.jpegs) * scale / len(pictures)
+    return {
+        q: JpegCost(cost.num_bytes * by_bytes, cost.seconds * by_count) for q, cost in costs.items()
+    }
 
 
-def _jpeg_bytes(pictures: list[npt.NDArray[np.uint8]], quality: int) -> int:
-    return sum(
+def _encode(pictures: list[npt.NDArray[np.uint8]], quality: int) -> JpegCost:
+    begun = time.perf_counter()
+    num_bytes = sum(
         len(simplejpeg.encode_jpeg(picture, quality=quality, colorsubsampling="420"))
         for picture in pictures
     )
+    return JpegCost(num_bytes, time.perf_counter() - begun)

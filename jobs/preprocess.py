@@ -162,7 +162,7 @@ def estimate_videos(job: ShardingJob, video_list: VideoList, choice: PlanChoice)
         table = order_videos(
             records, classes=video_list.classes, seed=choice.seed, limit=choice.limit
         )
-        measures = _measure(job, table)
+        measures = _measure(job, table, with_choices=True)
         per_shard = choice.videos_per_shard or choose_videos_per_shard(table.num_rows, measures)
         estimates.append(
             estimate_split(
@@ -201,9 +201,8 @@ def _dataset_facts(job: ShardingJob, video_list: VideoList) -> DatasetFacts:
     if storage.exists(DATASET_FILE):
         check_same_dataset(storage, wanted)
         return load_dataset(storage)
-    root = storage.local_root
-    is_taken = root is not None and root.exists() and (not root.is_dir() or any(root.iterdir()))
-    if is_taken or storage.list_folders():
+    is_file = storage.local_root is not None and storage.local_root.is_file()
+    if is_file or storage.list_folders() or storage.list_names(""):
         raise SettingsError(
             f"{storage.url} is not empty and holds no dataset; choose another place"
         )
@@ -231,7 +230,9 @@ def _plan_split(
     return plan_first(where, records, held, facts, choice=choice, sizing=sizing)
 
 
-def _measure(job: ShardingJob, table: pa.Table) -> list[VideoMeasure]:
+def _measure(
+    job: ShardingJob, table: pa.Table, *, with_choices: bool = False
+) -> list[VideoMeasure]:
     """Measure the beginning of an ordered list, which is a fair sample of it."""
     count = min(SAMPLE_VIDEOS, table.num_rows)
     sample = make_part(
@@ -246,6 +247,7 @@ def _measure(job: ShardingJob, table: pa.Table) -> list[VideoMeasure]:
             workers=job.workers,
             stall_seconds=job.silence_seconds,
             on_video=lambda _: advance(),
+            with_choices=with_choices,
         )
 
 

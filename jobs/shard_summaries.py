@@ -76,11 +76,11 @@ def plan_summary(estimates: Sequence[Estimate], job: ShardingJob) -> Summary:
 
 def _estimate_line(estimate: Estimate, workers: int) -> str:
     num_shards = -(-estimate.num_videos // estimate.videos_per_shard)
-    hours = estimate.choices[0].hours or 0.0
     line = (
-        f"{estimate.split}: {estimate.num_videos:,} videos, {estimate.video_hours:,.1f} hours, "
+        f"{estimate.split}: {estimate.num_videos:,} videos, {hours(estimate.video_hours)} long, "
         f"{megabytes(estimate.source_bytes)} would become {num_shards:,} shards of "
-        f"{estimate.videos_per_shard:,} videos in about {hours:,.1f} hours with {workers} workers\n"
+        f"{estimate.videos_per_shard:,} videos in about {hours(estimate.choices[0].hours)} with "
+        f"{workers} workers\n"
         f"  from a sample of {estimate.num_measured}: sizes are known to about "
         f"{estimate.relative_error:.0%} (one standard error)"
     )
@@ -90,7 +90,7 @@ def _estimate_line(estimate: Estimate, workers: int) -> str:
 
 
 def _choice_table(estimate: Estimate) -> Table:
-    table = Table("choice", "frames", "motion", "residual", "all", "of the source")
+    table = Table("choice", "frames", "motion", "residual", "all", "of the source", "time")
     for choice in estimate.choices:
         table.add_row(choice.name, *_choice_cells(choice, estimate.source_bytes))
     return table
@@ -99,4 +99,11 @@ def _choice_table(estimate: Estimate) -> Table:
 def _choice_cells(choice: Choice, source_bytes: float) -> list[str]:
     planes = [megabytes(choice.plane_bytes[plane]) for plane in ("frames", "motion", "residual")]
     share = f"{choice.num_bytes / source_bytes:.2f} x" if source_bytes else "-"
-    return [*planes, megabytes(choice.num_bytes), share]
+    return [*planes, megabytes(choice.num_bytes), share, hours(choice.hours)]
+
+
+def hours(value: float) -> str:
+    """Return a length of time in hours, a short one in minutes or seconds."""
+    if value >= 1:
+        return f"{value:,.1f} hours"
+    return f"{value * 60:.0f} minutes" if value >= 1 / 60 else f"{value * 3600:.0f} seconds"

@@ -10,7 +10,6 @@ from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.transcode import default_ffmpeg
 from gopstream.shards.storage import Storage, open_storage
 
-
 _ABORT_SECONDS: Final = 60.0  # an upload is given up in an orderly way
 
 

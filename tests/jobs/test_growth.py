@@ -219,7 +219,14 @@ def test_plan_writes_nothing_and_shows_other_choices(videos, tmp_path, capsys):
     assert shard(videos, out, "--plan", "--json", str(tmp_path / "plan.json")) == 0
     assert not out.exists()
     said = capsys.readouterr().out
-    for word in ("--quality 75", "--fps 10", "--frame-stride 2", "without residual", "hours"):
+    for word in (
+        "--quality 75",
+        "--fps 10",
+        "--frame-stride 2",
+        "without residual",
+        "time",
+        "of the source",
+    ):
         assert word in said
     content = json.loads((tmp_path / "plan.json").read_text())["splits"]["train"]
     assert content["videos"] == 16

@@ -67,7 +67,7 @@ def test_the_next_epoch_has_another_order(dataset):
     loader = make_loader(dataset)
     first, second = list(loader), list(loader)
     assert [batch.keys for batch in first] != [batch.keys for batch in second]
-    assert loader.state_dict() == {"seed": 1, "epoch": 2, "position": 0}
+    assert loader.state_dict() == {"seed": 1, "epoch": 2, "position": 0, "num_samples": 7}
 
 
 def test_two_workers_give_the_same_batches_as_none(dataset):
@@ -105,6 +105,29 @@ def test_a_run_resumes_after_any_batch_with_the_same_rest(dataset, workers):
 def test_a_state_of_another_seed_is_refused(dataset):
     with pytest.raises(ValueError, match="seed 2"):
         make_loader(dataset).load_state_dict({"seed": 2, "epoch": 0, "position": 0})
+
+
+def test_appended_samples_come_with_the_next_epoch(dataset, dataset_root):
+    """The first shard alone stands for the dataset before the second one was appended."""
+    (first_shard, _) = dataset.manifest.shards
+    before = ShardDataset(dataset_root, "train", shards=[first_shard.name])
+    whole = make_loader(before, batch_size=1)
+    begun = make_loader(before, batch_size=1)
+    iterator = iter(begun)
+    next(iterator)
+    state = begun.state_dict()
+    resumed = make_loader(dataset, batch_size=1)
+    resumed.load_state_dict(state)
+    assert_same_batches(list(resumed), list(whole)[1:])
+    assert len(resumed) == len(dataset)
+    assert {key for batch in resumed for key in batch.keys} == set(dataset.keys)
+
+
+def test_a_state_over_more_samples_than_there_are_is_refused(dataset, dataset_root):
+    (first_shard, _) = dataset.manifest.shards
+    fewer = ShardDataset(dataset_root, "train", shards=[first_shard.name])
+    with pytest.raises(ValueError, match="over 7 samples.*some were removed"):
+        make_loader(fewer).load_state_dict(make_loader(dataset).state_dict())
 
 
 def test_fewer_samples_than_a_batch_are_refused(dataset):
