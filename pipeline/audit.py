@@ -38,6 +38,7 @@ from gopstream.pipeline.h264_syntax import (
     parse_sequence_parameters,
 )
 from gopstream.pipeline.probe import best_video_stream, demux_packets, open_container
+from gopstream.pipeline.window import WindowCut, window_packets
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -348,8 +349,14 @@ def _interlacing(pictures: PictureTally) -> str:
     return "possible" if pictures.may_have_fields else "progressive"
 
 
-def audit_stream(path: Path) -> StreamAudit:
+def audit_stream(path: Path, *, cut: WindowCut | None = None) -> StreamAudit:
     """Audit the best video stream of a file; demultiplexes all of it and decodes nothing.
+
+    Args:
+        path: A local file.
+        cut: A part of the video. Only the packets that decoding it takes are audited: those of
+            the window, and those that lead to it from the key frame before. What x264 says of
+            itself stands in front of the stream, and so is mostly not known of a window.
 
     Raises:
         NotAVideoError: If there is no video stream, or none of a known codec.
@@ -358,12 +365,18 @@ def audit_stream(path: Path) -> StreamAudit:
         stream = best_video_stream(container, path)
         context = stream.codec_context
         builder = AuditBuilder(context.codec.canonical_name, extradata=context.extradata)
+        packets = demux_packets(container, stream)
+        if cut is not None:
+            packets = window_packets(container, stream, cut, name=path.name)
         for _ in range(_MAX_READ_ERRORS):
             try:
-                for packet in demux_packets(container, stream):
+                for packet in packets:
                     builder.add_demuxed(packet)
                 break
             except av.error.FFmpegError:
                 # Cut or broken in the container; what follows may be whole again.
                 builder.count_damage()
+                if cut is not None:
+                    break
+                packets = demux_packets(container, stream)
         return builder.finish()

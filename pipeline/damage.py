@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from gopstream.pipeline.decode import DecodedFrame, open_coded
 from gopstream.pipeline.errors import BitstreamError
+from gopstream.pipeline.window import WindowCut
 
 
 @dataclass(slots=True)
@@ -19,7 +20,7 @@ class DamageSpread:
     Damage spreads from a frame to all that follow, until a key frame. B-frames that are shown
     right before a damaged frame were predicted from it too, and the frame before them is suspect.
     Frames shown before the first key frame lack what they were predicted from: the beginning was
-    cut off.
+    cut off. In a window, damage before it counts where it spreads into it.
     """
 
     flags: list[bool] = field(default_factory=list)
@@ -59,21 +60,25 @@ class Diagnosis(NamedTuple):
     """Per decoded frame, in presentation order."""
     faults: list[str]
     """In words."""
+    times: list[int]
+    """Time stamps of the decoded frames."""
 
 
-def diagnose(path: Path) -> Diagnosis:
-    """Decode a video only to learn which of its frames are damaged.
+def diagnose(path: Path, *, cut: WindowCut | None = None) -> Diagnosis:
+    """Decode a video, or a window of it, only to learn which of its frames are damaged.
 
     Raises:
         NotAVideoError: If it is none.
     """
     spread = DamageSpread()
-    with open_coded(path, with_vectors=False) as stream:
+    times: list[int] = []
+    with open_coded(path, with_vectors=False, cut=cut) as stream:
         try:
             for frame in stream.frames:
                 spread.add(frame)
+                times.append(frame.pts)
         except BitstreamError as error:
             stream.faults.append(str(error))
         if stream.lost_at_end:
             spread.suspect_last()
-        return Diagnosis(spread.flags, stream.faults)
+        return Diagnosis(spread.flags, stream.faults, times)

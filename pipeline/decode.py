@@ -8,7 +8,6 @@ A packet that does not decode costs its own pictures, never the rest of the stre
 on, and every picture that may show the damage is marked.
 """
 
-import heapq
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,14 +30,11 @@ from gopstream.pipeline.grid import Planes
 from gopstream.pipeline.luma import plane_view
 from gopstream.pipeline.motion import VECTOR_DTYPE
 from gopstream.pipeline.probe import MAX_PIXELS, best_video_stream, demux_packets, open_container
+from gopstream.pipeline.stream_faults import PacketAccount, PictureClock, add_fault
+from gopstream.pipeline.window import WindowCut, packet_time, window_packets
 
 MAX_PACKETS_WITHOUT_PICTURE: Final = 3000
 """A stream that goes on without yielding a picture is given up after this many packets."""
-_MAX_LISTED_FAULTS: Final = 20
-_ONE_PICTURE_PER_PACKET: Final = ("h264", "mpeg1video", "mpeg2video")
-_JUMP_STEPS: Final = 8
-"""A longer pause, in frames of the average rate, is reported."""
-_EARLY_END_SHARE, _EARLY_END_SECONDS = 0.1, 0.25
 
 
 if TYPE_CHECKING:
@@ -63,7 +59,8 @@ class DecodedFrame(NamedTuple):
     """The decoder concealed something in it, or lost a packet right before it. Pictures predicted
     from it are not marked here: see :mod:`gopstream.pipeline.damage`."""
     follows_hidden_key: bool
-    """An edit list of the container hides a key picture before it, which was decoded."""
+    """A key picture before it was decoded and is not shown: an edit list of the container hides
+    it, or it comes before the window."""
 
     @property
     def planes(self) -> Planes:
@@ -96,6 +93,7 @@ def open_coded(
     *,
     with_vectors: bool = True,
     on_packet: "Callable[[VideoPacket], None] | None" = None,
+    cut: WindowCut | None = None,
 ) -> Iterator[CodedStream]:
     """Open a video for decoding; leaving the context closes the file.
 
@@ -104,11 +102,12 @@ def open_coded(
         with_vectors: Whether the decoder exports motion vectors.
         on_packet: Called with each packet before it is decoded, in the stream's order; not with
             the empty one at the end.
+        cut: A part of the video; only its frames come out, and only what they need is decoded.
 
     Raises:
         NotAVideoError: If it is none.
         BitstreamError: From the iterator, when the file ends before the first picture, or
-            yields no picture for very long.
+            yields no picture for very long; of a window also when frames have no time stamps.
     """
     with open_container(path) as container:
         stream = best_video_stream(container, path)
@@ -124,7 +123,8 @@ def open_coded(
         context.thread_type = "NONE"
         # The container's cropping would hide coded columns and rows, which predictions read.
         context.options = decoder_options(with_vectors=with_vectors)
-        coded.frames = _decode_frames(container, stream, coded, path=path, on_packet=on_packet)
+        frames = _decode_frames(container, stream, coded, path=path, on_packet=on_packet, cut=cut)
+        coded.frames = frames if cut is None else _window_frames(frames, cut, name=path.name)
         yield coded
 
 
@@ -141,20 +141,27 @@ def _decode_frames(
     *,
     path: Path,
     on_packet: "Callable[[VideoPacket], None] | None",
+    cut: WindowCut | None,
 ) -> Iterator[DecodedFrame]:
-    clock = _Clock(stream, coded.faults)
-    account = _Account(stream.codec_context.codec.canonical_name, coded)
+    clock = PictureClock(stream, coded.faults)
+    account = PacketAccount(
+        stream.codec_context.codec.canonical_name,
+        coded.faults,
+        first_pts=None if cut is None or cut.landing is None else cut.landing.pts,
+    )
     num_frames = num_barren = 0
-    for number, packet in enumerate(_packets(container, stream, coded.faults)):
+    packets = _packets(container, stream, coded.faults, path=path, cut=cut)
+    for number, packet in enumerate(packets):
         if on_packet is not None and packet.size:
             on_packet(packet)
         account.add(packet)
+        coded.num_hidden = account.num_hidden
         try:
             pictures = packet.decode()
         except av.error.FFmpegError as error:
             pictures = []
-            account.lose(packet)
-            add_fault(coded.faults, f"packet {number} does not decode ({error.strerror})")
+            if account.lose(packet):
+                add_fault(coded.faults, f"packet {number} does not decode ({error.strerror})")
         num_barren = 0 if pictures else num_barren + 1
         if num_barren > MAX_PACKETS_WITHOUT_PICTURE:
             raise BitstreamError(
@@ -169,17 +176,48 @@ def _decode_frames(
         why = f": {coded.faults[0]}" if coded.faults else ""
         raise BitstreamError(f"{path.name}: no picture decodes{why}")
     account.close()
-    clock.check_end(container, stream)
+    coded.lost_at_end = account.lost_at_end
+    if cut is None or cut.end_pts is None:
+        clock.check_end(container, stream)
+
+
+def _window_frames(
+    frames: Iterator[DecodedFrame], cut: WindowCut, *, name: str
+) -> Iterator[DecodedFrame]:
+    """Pass on the frames of a window; the first one says what state it was decoded from."""
+    has_key = is_tainted = is_inside = False
+    for frame in frames:
+        if frame.pts < cut.first_pts:
+            has_key |= frame.is_key or frame.follows_hidden_key
+            if frame.kind != "B":
+                is_tainted = frame.is_damaged or (is_tainted and not frame.is_key)
+        elif cut.holds(frame.pts):
+            if not is_inside and has_key:
+                frame = frame._replace(follows_hidden_key=not is_tainted)
+            is_inside = True
+            yield frame
+        del frame  # while the next one is decoded, nothing here keeps this one alive
+    if not is_inside:
+        raise BitstreamError(f"{name}: no picture decodes from {cut.window}")
 
 
 def _packets(
     container: av.container.InputContainer,
     stream: av.video.stream.VideoStream,
     faults: list[str],
+    *,
+    path: Path,
+    cut: WindowCut | None,
 ) -> "Iterator[VideoPacket]":
     """Yield packets until the file ends or cannot be read on; then the decoder is flushed."""
     try:
-        yield from demux_packets(container, stream)
+        if cut is None:
+            yield from demux_packets(container, stream)
+            return
+        for packet in window_packets(container, stream, cut, name=path.name):
+            if packet.size:
+                packet_time(packet, path)
+            yield packet
     except av.error.FFmpegError as error:
         # A cut file: what came before it is good.
         add_fault(faults, f"the file cannot be read to its end ({error.strerror})")
@@ -188,16 +226,8 @@ def _packets(
         yield flush  # type: ignore[misc]  # its stream is set, which the stub cannot know
 
 
-def add_fault(faults: list[str], fault: str) -> None:
-    """List a fault; after the first twenty only say that there are more."""
-    if len(faults) < _MAX_LISTED_FAULTS:
-        faults.append(fault)
-    elif len(faults) == _MAX_LISTED_FAULTS:
-        faults.append("and more")
-
-
 def _decoded_frame(
-    picture: av.video.frame.VideoFrame, clock: "_Clock", account: "_Account"
+    picture: av.video.frame.VideoFrame, clock: PictureClock, account: PacketAccount
 ) -> DecodedFrame:
     # Not picture.side_data, which ties picture and side data into a cycle: pictures would then
     # pile up until Python's collector runs, a hundred of them, whatever their size.
@@ -220,139 +250,8 @@ def _decoded_frame(
     )
 
 
-class _Account:
-    """Which packets went in, and whether their pictures came out."""
-
-    def __init__(self, codec: str, coded: CodedStream) -> None:
-        self._coded = coded
-        self._is_one_to_one = codec in _ONE_PICTURE_PER_PACKET
-        self._times: list[int] = []
-        """A heap: of pictures that have not come out."""
-        self._corrupt_times: set[int] = set()
-        self._num_lost = 0
-        self._has_loss = False
-        self._said_corrupt = False
-        self.hides_key = False
-
-    def add(self, packet: "VideoPacket") -> None:
-        """Take a packet, before it is decoded."""
-        if packet.is_discard:
-            self._coded.num_hidden += 1
-            self.hides_key |= packet.is_keyframe
-        elif packet.size:
-            self._num_lost += 1
-            if packet.pts is not None:
-                heapq.heappush(self._times, packet.pts)
-            if packet.is_corrupt:
-                self._take_corrupt(packet)
-
-    def _take_corrupt(self, packet: "VideoPacket") -> None:
-        if not self._said_corrupt:
-            self._said_corrupt = True
-            add_fault(self._coded.faults, "the container marks packets as corrupt")
-        if packet.pts is None:
-            self._has_loss = True
-        else:
-            self._corrupt_times.add(packet.pts)
-
-    def lose(self, packet: "VideoPacket") -> None:
-        """Take note of a packet that does not decode."""
-        self._has_loss = True
-        self._num_lost -= not packet.is_discard
-
-    def take(self, picture: av.video.frame.VideoFrame) -> bool:
-        """Take a picture that has come out; returns whether it may be damaged."""
-        self._num_lost -= 1
-        is_damaged = self._has_loss or picture.pts in self._corrupt_times
-        self._has_loss = False
-        if picture.pts is not None:
-            self._corrupt_times.discard(picture.pts)  # times may fall and come again
-        while self._times and picture.pts is not None and self._times[0] <= picture.pts:
-            # The decoder has dropped what was to be shown before this picture.
-            was_dropped = heapq.heappop(self._times) < picture.pts
-            is_damaged |= was_dropped and self._is_one_to_one and not picture.key_frame
-        return is_damaged
-
-    def close(self) -> None:
-        """Report what never came out, and was not reported before."""
-        self._coded.lost_at_end = self._has_loss
-        if self._is_one_to_one and self._num_lost > 0:
-            are = (
-                "pictures are lost: what they are"
-                if self._num_lost > 1
-                else "picture is lost: what it is"
-            )
-            add_fault(self._coded.faults, f"{self._num_lost} {are} predicted from is missing")
-
-
 # AVPictureType: SI and SP switch streams and count as what they are coded like.
 _KINDS: Final = {1: "I", 2: "P", 3: "B", 4: "P", 5: "I", 6: "P", 7: "B"}
-
-
-class _Clock:
-    """Presentation times; made up from the frame rate where the file has none."""
-
-    def __init__(self, stream: av.video.stream.VideoStream, faults: list[str]) -> None:
-        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        time_base = stream.time_base or Fraction(1, av.time_base)
-        self._step = max(1, round(1 / (rate * time_base)))
-        self._rate = rate
-        self._faults = faults
-        self._time_base = time_base
-        self._end = 0
-        self._last: int | None = None
-        self._said_missing = self._said_falling = self._said_jump = False
-
-    def read(self, picture: av.video.frame.VideoFrame) -> int:
-        pts = picture.pts
-        if pts is None:
-            pts = 0 if self._last is None else self._last + self._step
-            if not self._said_missing:
-                self._said_missing = True
-                add_fault(
-                    self._faults,
-                    f"pictures without time stamps; they are counted at {float(self._rate):g} per "
-                    "second",
-                )
-        elif self._last is not None and pts <= self._last and not self._said_falling:
-            self._said_falling = True
-            add_fault(self._faults, "time stamps do not rise")
-        elif self._last is not None and pts - self._last > _JUMP_STEPS * self._step:
-            self._say_jump(pts)
-        self._last = pts
-        self._end = max(self._end, pts + max(self._step, picture.duration or 0))
-        return pts
-
-    def _say_jump(self, pts: int) -> None:
-        if not self._said_jump:
-            self._said_jump = True
-            assert self._last is not None
-            seconds = float((pts - self._last) * self._time_base)
-            start = float(self._last * self._time_base)
-            add_fault(
-                self._faults,
-                f"no picture for {seconds:.2f} s after {start:.2f} s: pictures may be missing",
-            )
-
-    def check_end(
-        self, container: av.container.InputContainer, stream: av.video.stream.VideoStream
-    ) -> None:
-        """Say when the header promises more: some containers end early without an error."""
-        if stream.duration is not None:
-            promised = float(stream.duration * self._time_base)
-            start = float((stream.start_time or 0) * self._time_base)
-        elif container.duration is not None:
-            promised = container.duration / av.time_base
-            start = (container.start_time or 0) / av.time_base
-        else:
-            return
-        shown = float(self._end * self._time_base) - start
-        if self._said_falling:
-            return
-        if promised - shown > max(_EARLY_END_SECONDS, _EARLY_END_SHARE * promised):
-            add_fault(
-                self._faults, f"the header says {promised:.2f} s, the pictures end at {shown:.2f} s"
-            )
 
 
 def coded_planes(picture: av.video.frame.VideoFrame) -> Planes:

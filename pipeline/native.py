@@ -21,6 +21,7 @@ from gopstream.pipeline.motion import rasterise_vectors
 from gopstream.pipeline.probe import VideoFacts
 from gopstream.pipeline.rotation import rotate_motion, rotate_planes, rotate_rect
 from gopstream.pipeline.transcode import SCALER_FLAGS, canonical_matrix, canonical_size
+from gopstream.pipeline.window import WindowCut
 
 CODECS_WITH_B_VECTORS: Final = frozenset({"h264", "mpeg1video", "mpeg2video"})
 """Codecs of whose B-frames FFmpeg exports vectors that predict the pictures. For MPEG-4 part 2 it
@@ -100,13 +101,15 @@ class NativeStream:
         return rotate_planes(frame.planes, self.turns) if self.turns else frame.planes
 
 
-def plan_native(facts: VideoFacts, *, short_side: int) -> NativeStream:
-    """Audit a video for native mode.
+def plan_native(
+    facts: VideoFacts, *, short_side: int, cut: WindowCut | None = None
+) -> NativeStream:
+    """Audit a video, or a window of it, for native mode.
 
     Raises:
         BitstreamError: If its codec exports no motion vectors, or it is interlaced.
     """
-    audit = audit_stream(facts.path)
+    audit = audit_stream(facts.path, cut=cut)
     if not audit.exports_motion:
         raise BitstreamError(
             f"{facts.path.name}: {audit.codec} has no motion vectors that a decoder exports; "

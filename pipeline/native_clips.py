@@ -9,6 +9,7 @@ from gopstream.pipeline.clip_builder import ClipBuilder, intra_share
 from gopstream.pipeline.damage import DamageSpread
 from gopstream.pipeline.decode import CodedStream, DecodedFrame
 from gopstream.pipeline.errors import BitstreamError
+from gopstream.pipeline.frame_choice import FrameChooser
 from gopstream.pipeline.jpeg import encode_frame
 from gopstream.pipeline.luma import luma_view
 from gopstream.pipeline.native import NativeStream, PictureScaler, motion_warnings
@@ -33,8 +34,10 @@ class NativeReader:
         *,
         limit: int | None,
         on_progress: OnProgress,
+        is_window: bool = False,
     ) -> None:
-        """Read the first picture."""
+        """Read the first picture; ``is_window`` says that the stream is cut out of a longer one."""
+        self._shown = "of the window" if is_window else "shown"
         self._native = native
         self._stream = stream
         self._options = options
@@ -44,6 +47,9 @@ class NativeReader:
         self._matrix = canonical_matrix(native.facts)
         self._damage = DamageSpread()
         self._shots = ShotDetector()
+        self._chooser = FrameChooser(
+            stride=options.frame_stride, fps=options.fps, time_base=stream.time_base
+        )
         self._num_frames = 0
         self._held = next(stream.frames, None)
         self._exactness = self._residual_condition()
@@ -64,7 +70,7 @@ class NativeReader:
                 f"of residual, more than {MAX_RESIDUAL_BYTES >> 20}; choose shorter segments"
             )
         if self._held is not None and self._held.kind != "I":
-            return "the first picture shown is no I-frame"
+            return f"the first picture {self._shown} is no I-frame"
         return "exact"
 
     def _longest_gop(self) -> int:
@@ -96,7 +102,7 @@ class NativeReader:
             )
             builder.add(fields, kind=frame.kind, pts=frame.pts, is_cut=is_cut, planes=planes)
             self._damage.add(frame)
-            if "frames" in options.planes and self._num_frames % options.frame_stride == 0:
+            if self._chooser.takes(frame.pts) and "frames" in options.planes:
                 picture = self._scaler.scale(frame.picture)
                 stored.append(self._num_frames - first)
                 jpegs.append(encode_frame(picture, matrix=self._matrix, quality=options.quality))

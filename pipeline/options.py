@@ -7,6 +7,7 @@ from typing import Final, Literal
 from gopstream.pipeline.transcode import CanonicalFormat
 
 PLANES: Final = ("frames", "motion", "residual")
+MAX_FPS: Final = 1000
 FRAMES_PER_BEAT: Final = 25
 """How many frames lie between two calls of a progress function."""
 
@@ -30,6 +31,9 @@ class ExtractionOptions:
     """JPEG quality of the stored frames, 1 to 100."""
     frame_stride: int = 1
     """Store every n-th frame as JPEG; motion and residual are kept for each frame."""
+    fps: float | None = None
+    """Store so many frames per second of the video's time, by time stamps, never more than it
+    has; instead of a stride. See :class:`gopstream.pipeline.frame_choice.FrameChooser`."""
     segment_frames: int = 300
     """A longer video becomes several clips of this many frames (rounded to whole GOPs)."""
 
@@ -48,6 +52,13 @@ class ExtractionOptions:
             raise ValueError(f"quality must be between 1 and 100, got {self.quality}")
         if self.frame_stride < 1:
             raise ValueError(f"frame stride must be at least 1, got {self.frame_stride}")
+        if self.fps is not None and not 0 < self.fps <= MAX_FPS:
+            raise ValueError(f"fps must be above 0 and at most {MAX_FPS}, got {self.fps}")
+        if self.fps is not None and self.frame_stride > 1:
+            raise ValueError(
+                f"frames are stored either by fps ({self.fps:g}) or by a stride "
+                f"({self.frame_stride}); choose one"
+            )
         if self.segment_frames < self.canonical.gop:
             raise ValueError(
                 f"a segment must hold at least one GOP of {self.canonical.gop} frames, "

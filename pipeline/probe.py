@@ -14,6 +14,7 @@ import av.video.frame
 import av.video.stream
 
 from gopstream.pipeline.errors import NotAVideoError
+from gopstream.pipeline.picture_folder import decode_first, list_pictures, picture_time_base
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -57,6 +58,10 @@ class VideoFacts:
     duration_seconds: float | None
     num_frames_by_header: int
     """What the container claims, often 0 or wrong: never a basis for anything exact."""
+    time_base: Fraction | None = None
+    """Seconds per unit of the time stamps, by the header."""
+    picture_time_base: Fraction | None = None
+    """Seconds from one picture to the next, where ``path`` is a folder of numbered pictures."""
 
 
 _PROGRESSIVE: Final = 1
@@ -144,19 +149,41 @@ def demux_packets(
             raise
 
 
-def open_video(path: Path) -> VideoFacts:
+def open_video(path: Path, *, picture_rate: float | None = None) -> VideoFacts:
     """Read the facts of a file's best video stream; decodes one frame.
 
+    With ``picture_rate``, the path is a folder of numbered JPEG pictures, such as ``00001.jpg``:
+
+    * They are shown in the order of their numbers, which need not begin with 1, at that rate.
+    * Missing numbers leave a gap in time, and a warning in the clip.
+    * A picture that is cut or broken is shown as far as it decodes, counts as damaged, and is
+      named in a warning. One that yields no picture at all fails the extraction.
+    * A picture of another size than the first one that decodes is scaled to its size; a warning.
+    * Other files are passed over with a warning, those whose names begin with a dot silently.
+      Links are followed, but nothing that a file names is ever read.
+    * A ``.jpg`` that is no JPEG, or has no number or one that another has, or is named otherwise
+      in front of the number than the rest, is an error. So is a folder without pictures.
+    * Pixels are square. Only canonical mode takes such a folder: it has no motion vectors.
+
     Args:
-        path: A local file.
+        path: A local file, or a folder of pictures.
+        picture_rate: Pictures per second of such a folder.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        NotAVideoError: If nothing in it can be decoded as video.
+        FileNotFoundError: If there is no such file or folder.
+        NotAVideoError: If nothing in it can be decoded as video, or a folder's pictures are not
+            as described.
+        ValueError: If the rate is not above 0 and at most 1000.
     """
     path = Path(path)
+    if picture_rate is not None:
+        return _open_pictures(path, picture_rate)
     if not path.is_file():
-        what = "not a regular file" if path.exists() else "no such file"
+        what = "no such file"
+        if path.is_dir():
+            what = "a folder; one of numbered JPEG pictures needs a picture rate"
+        elif path.exists():
+            what = "not a regular file"
         raise FileNotFoundError(f"{path}: {what}")
     with open_container(path) as container:
         stream = best_video_stream(container, path)
@@ -179,11 +206,42 @@ def open_video(path: Path) -> VideoFacts:
             pixel_format=frame.format.name,
             may_be_interlaced=frame.interlaced_frame or _field_order(stream) > _PROGRESSIVE,
             matrix=_MATRIX_NAMES.get(int(frame.colorspace), "unspecified"),
-            full_range=int(frame.color_range) == 2 or frame.format.name.startswith("yuvj"),
+            full_range=_is_full_range(frame),
             average_rate=Fraction(stream.average_rate or 0),
             duration_seconds=duration_seconds,
             num_frames_by_header=stream.frames,
+            time_base=stream.time_base,
         )
+
+
+def _open_pictures(folder: Path, picture_rate: float) -> VideoFacts:
+    time_base = picture_time_base(picture_rate)
+    pictures = list_pictures(folder)
+    frame = decode_first(pictures, max_pixels=MAX_PIXELS)
+    return VideoFacts(
+        path=folder,
+        container="image2",
+        codec="mjpeg",
+        profile="",
+        stream_index=0,
+        width=frame.width,
+        height=frame.height,
+        rotation=frame.rotation % 360,
+        sample_aspect_ratio=Fraction(1),
+        pixel_format=frame.format.name,
+        may_be_interlaced=False,
+        matrix=_MATRIX_NAMES.get(int(frame.colorspace), "unspecified"),
+        full_range=_is_full_range(frame),
+        average_rate=1 / time_base,
+        duration_seconds=float((pictures.times[-1] + 1) * time_base),
+        num_frames_by_header=len(pictures.paths),
+        time_base=time_base,
+        picture_time_base=time_base,
+    )
+
+
+def _is_full_range(frame: av.video.frame.VideoFrame) -> bool:
+    return int(frame.color_range) == 2 or frame.format.name.startswith("yuvj")
 
 
 def _field_order(stream: av.video.stream.VideoStream) -> int:

@@ -7,6 +7,7 @@ Every option that decides bytes is fixed here, so that each machine makes the sa
 ``accurate_rnd+bitexact``.
 """
 
+import math
 import os
 import re
 import select
@@ -16,15 +17,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
+from ffmpeg.nodes import FilterableStream
 
 from gopstream.pipeline.errors import TranscodeError
 from gopstream.pipeline.probe import MAX_PIXELS, VideoFacts
+from gopstream.pipeline.window import WindowCut
 
 SCALER_FLAGS: Final = "bicubic+accurate_rnd+bitexact"
 X264_PARAMS: Final = "weightp=0:no-deblock=1:partitions=p8x8,i8x8,i4x4:cpu-independent=1"
@@ -37,6 +40,18 @@ STALL_SECONDS: Final = 120.0
 """FFmpeg is given up when it has not handed over a single byte for so long."""
 _PIPE_BYTES: Final = 1 << 20  # the most that Linux gives everybody: fewer wake-ups
 _MESSAGE_BYTES: Final = 65536
+_LEAST_SEEK_SECONDS: Final = 1.0
+_QUIET: Final = (
+    "-nostdin",
+    "-hide_banner",
+    "-loglevel",
+    "level+verbose",
+    "-nostats",
+    "-bitexact",
+    "-y",
+)
+_ONE_THREAD: Final = ("-filter_threads", "1", "-filter_complex_threads", "1")
+_FRAME_COUNT: Final = re.compile(r"\(video\): (\d+) packets read .*; (\d+) frames decoded;")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +132,12 @@ def canonical_matrix(facts: VideoFacts) -> str:
 
 
 def canonical_command(
-    facts: VideoFacts, stream_path: Path, *, canonical: CanonicalFormat, binary: str
+    facts: VideoFacts,
+    stream_path: Path,
+    *,
+    canonical: CanonicalFormat,
+    binary: str,
+    cut: WindowCut | None = None,
 ) -> list[str]:
     """Return the whole FFmpeg command line; raw pictures (I420) go to its standard output."""
     width, height = canonical_size(facts, canonical.short_side)
@@ -127,11 +147,14 @@ def canonical_command(
         threads=1,
         protocol_whitelist="file",
         max_pixels=MAX_PIXELS,
+        **_seek_options(cut),
     )
     pictures = source[str(facts.stream_index)]
     if facts.may_be_interlaced:
         # Only frames that are marked as interlaced are touched, and none is added.
         pictures = pictures.filter("bwdif", mode="send_frame", deint="interlaced")
+    if cut is not None:
+        pictures = _trim(pictures, cut)
     pictures = (
         pictures.filter(
             "scale",
@@ -164,17 +187,40 @@ def canonical_command(
     )
     raw = ffmpeg.output(pictures[1], "pipe:1", format="rawvideo", **passthrough)
     command: list[str] = ffmpeg.compile(ffmpeg.merge_outputs(encoded, raw), cmd=binary)
-    quiet = [
-        "-nostdin",
-        "-hide_banner",
-        "-loglevel",
-        "level+verbose",
-        "-nostats",
-        "-bitexact",
-        "-y",
-    ]
-    one_thread = ["-filter_threads", "1", "-filter_complex_threads", "1"]
-    return [command[0], *quiet, *one_thread, *command[1:]]
+    # Time stamps as they are in the file: those of the window are compared with them.
+    stamps = [] if cut is None else ["-copyts"]
+    return [command[0], *_QUIET, *_ONE_THREAD, *stamps, *command[1:]]
+
+
+def _seek_options(cut: WindowCut | None) -> dict[str, Any]:
+    """Return what makes FFmpeg begin at the landing of a window, or earlier."""
+    if cut is None or cut.landing is None:
+        return {}
+    landing = cut.landing
+    time = landing.pts
+    if not landing.seeks_by_pts and landing.dts is not None:
+        time = min(time, landing.dts)
+    if (time - cut.origin_pts) * cut.time_base < _LEAST_SEEK_SECONDS:
+        # Of streams with B-frames, FFmpeg seeks a little earlier yet; from before the start of a
+        # file some containers lead anywhere.
+        return {}
+    microseconds = math.floor(time * cut.time_base * 1_000_000)
+    # What lies before the window is dropped by a filter, in the stream's own units: FFmpeg's
+    # accurate seek rounds to them, and may take a frame too many.
+    return {"ss": f"{microseconds}us", "seek_timestamp": 1, "noaccurate_seek": None}
+
+
+def _trim(pictures: FilterableStream, cut: WindowCut) -> FilterableStream:
+    """Drop what lies outside of a window; times then count from the container's start."""
+    bounds = {"start_pts": cut.first_pts}
+    if cut.end_pts is not None:
+        bounds["end_pts"] = cut.end_pts
+    return (
+        # A deinterlacer halves the unit.
+        pictures.filter("settb", f"{cut.time_base.numerator}/{cut.time_base.denominator}")
+        .filter("trim", **bounds)
+        .filter("setpts", f"PTS-({cut.origin_pts})")
+    )
 
 
 def transcode_frames(
@@ -183,6 +229,7 @@ def transcode_frames(
     *,
     canonical: CanonicalFormat,
     binary: str,
+    cut: WindowCut | None = None,
     complaints: list[str] | None = None,
     stall_seconds: float = STALL_SECONDS,
 ) -> Iterator[npt.NDArray[np.uint8]]:
@@ -195,6 +242,7 @@ def transcode_frames(
         stream_path: Where the canonical stream goes (NUT, which keeps any time base).
         canonical: Size, quality and GOP.
         binary: The FFmpeg binary.
+        cut: The part of the source that is meant; None for all.
         complaints: Receives what FFmpeg said of a source that it could decode nevertheless.
         stall_seconds: FFmpeg is stopped when no byte has come for so long.
 
@@ -207,7 +255,7 @@ def transcode_frames(
             words.
     """
     width, height = canonical_size(facts, canonical.short_side)
-    command = canonical_command(facts, stream_path, canonical=canonical, binary=binary)
+    command = canonical_command(facts, stream_path, canonical=canonical, binary=binary, cut=cut)
     num_bytes = width * height * 3 // 2
     num_frames = 0
     with tempfile.TemporaryFile() as messages:
@@ -284,9 +332,14 @@ def _lines(messages: IO[bytes]) -> list[str]:
     return [line for line in clean.splitlines() if line.strip()]
 
 
+def is_frame_count(line: str) -> bool:
+    """Tell whether a message says how many frames came out of how many packets."""
+    return _FRAME_COUNT.search(line) is not None
+
+
 def _is_complaint(line: str) -> bool:
     """Tell whether a message of FFmpeg is about the source's pictures, not about taste."""
-    count = re.search(r"\(video\): (\d+) packets read .*; (\d+) frames decoded;", line)
+    count = _FRAME_COUNT.search(line)
     if count is not None and int(count[1]) > int(count[2]):
         return True  # pictures may have been dropped without a word
     return any(word in line for word in ("[error]", "[fatal]", "corrupt", SIZE_CHANGE))
