@@ -236,7 +236,14 @@ def _table_hash(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
-_ARROW_NAMES: Final = {bool: "bool", int: "int64", float: "double", str: "string"}
+_NULL: Final = "null"
+_ARROW_NAMES: Final = {
+    bool: "bool",
+    int: "int64",
+    float: "double",
+    str: "string",
+    type(None): _NULL,
+}
 
 
 def _attribute_types(table: pa.Table) -> dict[str, str]:
@@ -245,16 +252,14 @@ def _attribute_types(table: pa.Table) -> dict[str, str]:
     for chunk in table.column("attributes").chunks:
         for text in chunk.dictionary_encode().dictionary.to_pylist():
             for name, value in json.loads(text).items() if text else ():
-                merge_attribute_type(types, name, _ARROW_NAMES.get(type(value)))
+                merge_attribute_type(types, name, _ARROW_NAMES[type(value)])
     return dict(sorted(types.items()))
 
 
-def merge_attribute_type(types: dict[str, str], name: str, found: str | None) -> None:
-    """Widen the type of an attribute so that it holds another value; None is any type's."""
-    held = types.get(name)
-    if found is None or held == found:
-        return
-    if held is None:
+def merge_attribute_type(types: dict[str, str], name: str, found: str) -> None:
+    """Widen the type of an attribute so that it holds another value."""
+    held = types.get(name, _NULL)
+    if held in (_NULL, found):
         types[name] = found
-    else:
+    elif found != _NULL:
         types[name] = "double" if {held, found} == {"int64", "double"} else "string"

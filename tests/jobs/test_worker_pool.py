@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -35,8 +36,24 @@ def die(word, folder):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+# Like FFmpeg: ends early, and badly, if it hears one of these signals.
+NERVOUS_CHILD = """
+import os, pathlib, signal, sys, time
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, lambda *_: os._exit(9))
+folder, parent = pathlib.Path(sys.argv[1]), os.getppid()
+with (folder / "at the gate").open("a") as file:
+    file.write(f"{parent} {os.getpid()} ")
+while not (folder / "open").exists() and os.getppid() == parent:
+    time.sleep(0.02)
+"""
+
+
 def stop_or_fail(word, folder):
-    if word == "hang":
+    if word == "gate":
+        subprocess.run([sys.executable, "-c", NERVOUS_CHILD, folder], check=True)
+        (folder / "through").touch()
+    elif word == "hang":
         (Path(tempfile.gettempdir()) / "left behind").touch()
         (folder / "temporary").write_text(tempfile.gettempdir())
         child = subprocess.Popen(["sleep", "1000"])
@@ -96,6 +113,10 @@ def return_a_function(task, reporter, faults):
     return lambda: None
 
 
+class MovedError(Exception):
+    pass
+
+
 @pytest.fixture
 def works(monkeypatch):
     """This module, under a name by which worker processes can import it too."""
@@ -119,6 +140,13 @@ def run(works, tmp_path):
         return results, items
 
     return run
+
+
+def wait_for_pids(folder, count):
+    """Return the processes at a folder's gate."""
+    path = folder / "at the gate"
+    assert wait_until(lambda: path.exists() and len(path.read_text().split()) >= count)
+    return path.read_text().split()
 
 
 def ok(*words):
@@ -189,6 +217,48 @@ def test_item_killed_again_on_its_own_is_excluded(run, tmp_path):
     assert tries[1:] == ["0", "0"]
 
 
+def test_task_that_was_killed_can_be_done_elsewhere(works, tmp_path):
+    def leave():
+        raise MovedError
+
+    with pytest.raises(MovedError):
+        run_tasks(
+            [(tmp_path, ["a", "innocent"])],
+            works.do_words,
+            workers=1,
+            on_item=lambda _: None,
+            on_killed=leave,
+        )
+
+
+def test_tasks_are_drawn_when_a_worker_is_free(works, tmp_path):
+    """There may be so many that they do not fit into memory."""
+    num_drawn, num_waiting = 0, []
+
+    def draw():
+        nonlocal num_drawn
+        for number in range(12):
+            num_drawn += 1
+            yield tmp_path, [str(number)]
+
+    def count(succeeded):
+        num_waiting.append(num_drawn - len(num_waiting))
+
+    results = run_tasks(draw(), works.do_words, workers=2, on_item=count)
+    assert results == [ok(str(number)) for number in range(12)]
+    assert max(num_waiting) <= 2
+
+
+def test_tasks_that_cannot_be_drawn_end_the_job(works, tmp_path):
+    def draw():
+        yield tmp_path, ["a"]
+        raise OSError(5, "Input/output error", "plan.json")
+
+    with pytest.raises(OSError, match="plan.json"):
+        run_tasks(draw(), works.do_words, workers=1, on_item=lambda _: None)
+    assert multiprocessing.active_children() == []
+
+
 def test_worker_that_dies_between_items_gets_one_more_chance(run):
     words = ["a", "die at one end"]
     assert run(words) == ([ok(*words)], [True, True])
@@ -246,6 +316,53 @@ if __name__ == "__main__":
 """
 
 
+# The same as a command, with what the command line does about signals.
+COMMAND = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_worker_pool
+from gopstream.jobs import cli
+from gopstream.jobs.worker_pool import run_tasks
+@cli.app.command
+def job(*folders: Path, words: str) -> None:
+    tasks = [(folder, words.split()) for folder in folders]
+    run_tasks(tasks, test_worker_pool.do_words, workers=2, on_item=print)
+if __name__ == "__main__":
+    sys.exit(cli.main(["job", *sys.argv[2:]]))
+"""
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Return a function that starts a command with two workers, in ``tmp_path``."""
+    script = tmp_path / "command.py"
+    script.write_text(COMMAND)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in (*folders, tmp_path / "temporary"):
+        folder.mkdir()
+    processes = []
+
+    def start(words):
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, script, Path(__file__).parent, *folders, "--words", words],
+                env=os.environ | {"TMPDIR": str(tmp_path / "temporary")},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        )
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+
+
 @pytest.fixture
 def job(tmp_path):
     """A job whose two workers hang; yields its process and the pids of all that it started."""
@@ -291,3 +408,72 @@ def test_second_interrupt_does_not_wait_for_items(job):
     os.killpg(process.pid, signal.SIGINT)
     assert wait_until(lambda: process.poll() is not None)
     assert alive(pids) == set()
+
+
+def signal_all(pids, number):
+    """Signal each process of a job, as a cluster's scheduler does."""
+    for pid in pids:
+        os.kill(int(pid), number)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_signal_ends_the_present_items_and_no_more(command, tmp_path, name):
+    process = command("gate b gate")
+    folders = [tmp_path / "one", tmp_path / "two"]
+    pids = [pid for folder in folders for pid in wait_for_pids(folder, 2)]
+    signal_all([process.pid, *pids], signal.Signals[name])
+    time.sleep(0.3)
+    assert process.poll() is None
+    assert alive(pids) == set(pids)
+    for folder in folders:
+        (folder / "open").touch()
+    said = process.communicate()[1].decode()
+    assert process.returncode == 128 + signal.Signals[name]
+    by = "" if name == "SIGINT" else f" by {name}"
+    expected = f"stopped{by}; what was finished is kept, and the same command continues"
+    assert said.strip() == f"gopstream: {expected}"
+    for folder in folders:
+        assert (folder / "through").exists()  # not killed by the signal
+        assert len(wait_for_pids(folder, 2)) == 2  # and the second gate not reached
+    assert alive(pids) == set()
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_second_signal_kills_at_once(command, tmp_path):
+    process = command("gate")
+    pids = [pid for name in ("one", "two") for pid in wait_for_pids(tmp_path / name, 2)]
+    process.terminate()
+    time.sleep(0.5)
+    assert alive(pids) == set(pids)
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 143
+    assert alive(pids) == set()
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.3])
+def test_signal_while_workers_start(command, tmp_path, delay):
+    process = command("a")
+    assert wait_until(lambda: any((tmp_path / "temporary").iterdir()))
+    time.sleep(delay)
+    os.killpg(process.pid, signal.SIGTERM)
+    said = process.communicate()[1].decode()
+    assert (process.returncode, said.count("stopped by SIGTERM")) == (143, 1)
+    assert "Traceback" not in said
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_next_job_removes_what_killed_jobs_left(command, works, tmp_path, monkeypatch):
+    process = command("gate")
+    pids = [pid for name in ("one", "two") for pid in wait_for_pids(tmp_path / name, 2)]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    left = set((tmp_path / "temporary").iterdir())
+    assert len(left) == 2
+    run_tasks([(tmp_path, ["a"])], works.do_words, workers=1, on_item=lambda _: None)
+    assert set((tmp_path / "temporary").iterdir()) == left  # they are in use
+    signal_all([process.pid, *pids], signal.SIGKILL)
+    assert wait_until(lambda: not alive([str(process.pid), *pids]))
+    assert set((tmp_path / "temporary").iterdir()) == left
+    run_tasks([(tmp_path, ["a"])], works.do_words, workers=1, on_item=lambda _: None)
+    assert list((tmp_path / "temporary").iterdir()) == []
