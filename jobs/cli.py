@@ -1,21 +1,27 @@
 """The command line: parses, calls, prints.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage. Results go to standard output, everything else to
-standard error.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 128 + N stopped by signal N. Results go to standard
+output, everything else to standard error.
 """
 
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 from cyclopts import App, CycloptsError
 
 import gopstream
 from gopstream.jobs.bench_commands import bench
 from gopstream.jobs.console import error_console
-from gopstream.jobs.data_commands import info, shard, verify
+from gopstream.jobs.data_commands import info, verify
+from gopstream.jobs.edit_commands import planes, relabel, remove
 from gopstream.jobs.model_commands import demo, evaluate, models, train
+from gopstream.jobs.shard_commands import merge, shard
 from gopstream.jobs.video_commands import conformance, extract, scan
 
 app = App(
@@ -26,8 +32,23 @@ app = App(
     suppress_keyboard_interrupt=False,  # main says what was kept
 )
 
-for command in (shard, verify, info, scan, extract, conformance, train, evaluate, models, demo):
+for command in (
+    shard,
+    merge,
+    verify,
+    info,
+    remove,
+    relabel,
+    scan,
+    extract,
+    conformance,
+    train,
+    evaluate,
+    models,
+    demo,
+):
     app.command(command)
+app.command(planes)
 app.command(bench)
 
 
@@ -40,15 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    heard: list[int] = []
     try:
-        result = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        with _signals_interrupt(heard):
+            result = app(
+                words, exit_on_error=False, print_error=False, result_action="return_value"
+            )
         return result if isinstance(result, int) else 0
     except CycloptsError as error:
         _complain(str(error), hint="'gopstream COMMAND --help' lists what there is")
         return 2
     except KeyboardInterrupt:
-        _complain("stopped; what was finished is kept")
-        return 130
+        return _tell_stop(heard[0] if heard else signal.SIGINT, words=words)
     except BrokenPipeError:
         # The reader of our output has gone, as in "| head": nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,14 +84,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+@contextmanager
+def _signals_interrupt(heard: list[int]) -> Iterator[None]:
+    """Let SIGTERM, and SIGHUP of a closed terminal, stop what runs inside as Ctrl-C does.
+
+    A machine that is taken away says SIGTERM first. A second signal interrupts the stopping, as
+    a second Ctrl-C does. A signal that the caller handles or ignores (``nohup``) stays as it is.
+
+    Args:
+        heard: The signals that came are added; an interrupt may lose what it carries, as in Ray.
+    """
+    owner = os.getpid()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a fork, such as a loader's worker, is not the command
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours = (signal.SIGTERM, signal.SIGHUP)
+    taken = [number for number in ours if signal.getsignal(number) is signal.SIG_DFL]
+    try:
+        for number in taken:
+            signal.signal(number, interrupt)
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _tell_stop(number: int, *, words: list[str]) -> int:
+    """Say that a signal has ended the command; returns the exit code that says the same."""
+    by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+    again = " with --resume" if words[:1] == ["train"] else ""
+    with suppress(OSError):  # the terminal may be gone
+        _complain(f"stopped{by}; what was finished is kept, and the same command{again} continues")
+    return 128 + number
+
+
 def _describe(error: Exception) -> str:
     """Return an error in words; one that we did not foresee says how to see more."""
     from gopstream.jobs.errors import UserError
     from gopstream.jobs.worker_pool import WorkerError
-    from gopstream.pipeline.errors import PipelineError
+    from gopstream.pipeline.errors import PipelineError, StoreError
     from gopstream.shards.errors import ShardError
 
-    if isinstance(error, (UserError, PipelineError, ShardError, WorkerError)) or (
+    if isinstance(error, (UserError, PipelineError, StoreError, ShardError, WorkerError)) or (
         isinstance(error, FileNotFoundError) and error.errno is None
     ):
         return str(error)

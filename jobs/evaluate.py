@@ -66,13 +66,13 @@ def evaluate(
     """
     content = load_checkpoint(checkpoint)
     recipe = recipe_from(content["recipe"], where=str(checkpoint))
-    dataset = ShardDataset(root, split)
-    if list(dataset.facts.classes) != content["classes"]:
+    dataset = ShardDataset(root, split, labels=recipe.train.labels or None)
+    if list(dataset.classes) != content["classes"]:
         raise UserError(f"{checkpoint} was trained on other classes than {root} has")
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
     check_labels(dataset)
-    network = build_network(recipe, len(dataset.facts.classes))
+    network = build_network(recipe, len(dataset.classes))
     network.load_state_dict(content["model"])
     network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     spec = clip_spec(recipe, network)
@@ -92,7 +92,7 @@ def evaluate(
             advance(len(batch.keys))
     scores = torch.cat(probabilities).view(len(dataset), len(chosen), -1).mean(dim=1)
     labels = torch.from_numpy(dataset.labels)
-    return _scores(scores, labels, dataset.facts.classes) | {"views": views}
+    return _scores(scores, labels, dataset.classes) | {"views": views}
 
 
 def _without_motion(batch: ClipBatch) -> ClipBatch:

@@ -81,7 +81,7 @@ def check_labels(dataset: ShardDataset) -> None:
     Raises:
         UserError: Naming the split.
     """
-    if not dataset.facts.classes or (dataset.labels < 0).any():
+    if not dataset.classes or (dataset.labels < 0).any():
         raise UserError(f"{dataset.root}/{dataset.split} has videos without a label")
 
 

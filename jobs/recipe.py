@@ -61,6 +61,8 @@ class TrainRecipe:
     label_smoothing: float = 0.0
     seed: int = 0
     split: str = "train"
+    labels: str = ""
+    """Name of other labels, made by ``gopstream relabel``; empty takes the dataset's own."""
     workers: int = 0
     """Processes that load; 0 loads in the training process."""
     threads: int = 0

@@ -13,6 +13,7 @@ from gopstream.jobs.publish import is_published
 from gopstream.jobs.sharding_job import PlanChoice
 from gopstream.pipeline.annotations.record import VideoRecord
 from gopstream.shards.dataset_files import DatasetFacts
+from gopstream.shards.edit_shard import REMOVAL_FILE
 from gopstream.shards.errors import SettingsError
 from gopstream.shards.layout import FAILURES_FILE
 from gopstream.shards.storage import Storage
@@ -175,8 +176,13 @@ def _unfinished(
     """Return the last part if it is unfinished and of this kind; None if all are finished.
 
     Raises:
-        SettingsError: If an unfinished part is of another kind.
+        SettingsError: If an unfinished part is of another kind, or a removal is unfinished.
     """
+    if storage.exists(f"{split}/{REMOVAL_FILE}"):
+        raise SettingsError(
+            f"{storage.url}/{split}: a removal was interrupted; complete it with 'gopstream remove "
+            f"{storage.url}' first"
+        )
     if is_published(storage, split, held):
         return None
     if held[-1].kind == kind:

@@ -86,9 +86,9 @@ def _check_out(out: Path, recipe: Recipe, *, resume: bool) -> None:
 
 
 def _prepare(recipe: Recipe, root: Path) -> _Run:
-    dataset = ShardDataset(root, recipe.train.split)
+    dataset = ShardDataset(root, recipe.train.split, labels=recipe.train.labels or None)
     check_labels(dataset)
-    network = build_network(recipe, len(dataset.facts.classes))
+    network = build_network(recipe, len(dataset.classes))
     spec = clip_spec(recipe, network)
     check_dataset(dataset, spec)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -103,7 +103,7 @@ def _prepare(recipe: Recipe, root: Path) -> _Run:
         seed=recipe.train.seed,
         workers=recipe.train.workers,
     )
-    return _Run(network, optimiser, loader, dataset.facts.classes)
+    return _Run(network, optimiser, loader, dataset.classes)
 
 
 def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from gopstream.shards.index import (
     ShardIndex,
     load_index,
 )
+from gopstream.shards.label_view import Selection, load_label_view, positions_and_labels
 from gopstream.shards.layout import JSON_MEMBER, RESIDUAL_JSON_MEMBER, index_name, tar_name
 from gopstream.shards.storage import Storage, as_storage
 
@@ -73,7 +74,12 @@ class ShardDataset:
     """The samples of a finished split, by position."""
 
     def __init__(
-        self, root: Storage | Path | str, split: str, *, shards: Sequence[str] | None = None
+        self,
+        root: Storage | Path | str,
+        split: str,
+        *,
+        shards: Sequence[str] | None = None,
+        labels: str | None = None,
     ) -> None:
         """Open a split.
 
@@ -82,10 +88,14 @@ class ShardDataset:
                 facts and indexes are read, and no samples.
             split: Name of the split.
             shards: Names of the shards to open; None opens all.
+            labels: Name of other labels, from ``gopstream relabel``: samples that they leave
+                out are not there. Of all shards.
 
         Raises:
-            ShardError: If there is no such dataset or split, or it is not finished.
+            ShardError: If there is no such dataset or split, it is not finished, or the labels
+                are not there or were made before samples were appended or removed.
         """
+        assert shards is None or labels is None
         storage = as_storage(root)
         self.root = storage.url
         """The dataset's folder or address, for messages."""
@@ -102,9 +112,19 @@ class ShardDataset:
         counts = [len(index.keys) for index in self._indexes]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._files: dict[tuple[str, int], int] = {}
+        self.classes: tuple[str, ...] = self.facts.classes
+        """Names of the classes that ``labels`` counts."""
+        self._selection: Selection | None = None
+        if labels is not None:
+            view = load_label_view(storage, split, labels)
+            self.classes, self._selection = view.classes, positions_and_labels(view)
 
     def __len__(self) -> int:
         """Return the number of samples."""
+        return self._num_stored if self._selection is None else len(self._selection.positions)
+
+    @property
+    def _num_stored(self) -> int:
         return int(self._starts[-1])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -119,12 +139,17 @@ class ShardDataset:
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
         """(N,) class indices, -1 for a sample without one."""
+        if self._selection is not None:
+            return self._selection.labels
         return np.concatenate([index.labels for index in self._indexes])
 
     @cached_property
     def keys(self) -> list[str]:
         """Keys of all samples, in order."""
-        return [key.decode() for index in self._indexes for key in index.keys]
+        keys = [key.decode() for index in self._indexes for key in index.keys]
+        if self._selection is not None:
+            return [keys[position] for position in self._selection.positions]
+        return keys
 
     def sample(self, position: int) -> SampleFacts:
         """Return the sizes of a sample."""
@@ -249,6 +274,8 @@ class ShardDataset:
     def _row(self, position: int) -> _Row:
         if not 0 <= position < len(self):
             raise IndexError(f"sample {position} of {len(self)}")
+        if self._selection is not None:
+            position = int(self._selection.positions[position])
         number = int(np.searchsorted(self._starts, position, side="right")) - 1
         return _Row(
             self._shards[number], self._indexes[number], position - int(self._starts[number])

@@ -88,6 +88,12 @@ def _check_rebuild(
     width, height = dataset.sample(position).coded_size
     starts = np.flatnonzero(window.is_intra_frame).tolist()
     ends = [*starts[1:], len(window.is_intra_frame)]
+    side = dataset.read_json(position, residual=True)
+    # Of a residual that was added later, the main tar knows no hashes.
+    hashes = content["decoded_sha256"] or side.get("decoded_sha256", [])
+    if len(hashes) != len(starts):
+        yield f"there are {len(hashes)} hashes of decoded frames for {len(starts)} GOPs"
+        return
     exceptions = []
     for gop, (start, end) in enumerate(zip(starts, ends, strict=True)):
         residual = dataset.read_residual(position, start, end - 1)
@@ -105,10 +111,9 @@ def _check_rebuild(
             exceptions.append(np.concatenate([index, found], axis=1))
             for plane in reference:
                 digest.update(plane.data)
-        if digest.hexdigest() != content["decoded_sha256"][gop]:
+        if digest.hexdigest() != hashes[gop]:
             yield f"frames {start} to {end - 1}, rebuilt, are not those that were decoded"
-    stored = dataset.read_json(position, residual=True)["exceptions"]
-    if np.concatenate(exceptions).tolist() != stored:
+    if np.concatenate(exceptions).tolist() != side["exceptions"]:
         yield "the list of residual values outside of int8 is wrong"
 
 

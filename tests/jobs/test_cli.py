@@ -17,7 +17,12 @@ COMMANDS = (
     "evaluate",
     "extract",
     "info",
+    "merge",
     "models",
+    "planes add",
+    "planes drop",
+    "relabel",
+    "remove",
     "scan",
     "shard",
     "train",
@@ -94,7 +99,7 @@ def test_failures_are_one_line(capsys, root, tmp_path):
         "no checkpoint": ["evaluate", tmp_path, "--data", root],
         "did you mean 'dvt_tiny_demo'": ["train", "dvt_tiny_dem", "--data", root],
         "no model is called": ["models", "resnet"],
-        "only local folders": ["verify", "s3://bucket/set"],
+        "ftp://": ["verify", "ftp://bucket/set"],
     }
     for said, words in cases.items():
         code, out, err = run(capsys, *words)
@@ -111,9 +116,9 @@ def test_bucket_and_empty_folder_write_nothing(capsys, videos, tmp_path, monkeyp
     code, _, err = run(capsys, *shard_words(empty, tmp_path / "set"))
     assert code == 1
     assert "no videos" in err
-    code, _, err = run(capsys, *shard_words(videos, "s3://bucket/set"))
+    code, _, err = run(capsys, *shard_words(videos, "ftp://bucket/set"))
     assert code == 1
-    assert "s3://bucket/set: only local folders are supported" in err
+    assert "ftp://bucket/set" in err
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 

@@ -23,11 +23,11 @@ from gopstream.jobs.worker_pool import WorkerError, run_tasks
 
 TOOLS = {"ffmpeg": "8.0", "libavcodec": "62.11.100"}
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-# A dead node is noticed after half a second instead of half a minute.
+# A dead node is noticed after seconds instead of half a minute.
 IMPATIENT = {
     "health_check_initial_delay_ms": 0,
-    "health_check_period_ms": 100,
-    "health_check_timeout_ms": 500,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 2000,
     "health_check_failure_threshold": 5,
 }
 

@@ -9,6 +9,7 @@ import torch
 from gopstream.jobs.cli import main
 from gopstream.jobs.demo_videos import write_demo_videos
 from gopstream.jobs.errors import UserError
+from gopstream.jobs.evaluate import evaluate
 from gopstream.jobs.recipe import TrainRecipe, load_recipe
 from gopstream.jobs.train import learning_rate, train
 
@@ -85,6 +86,19 @@ def test_resumed_run_is_bit_identical(run, root, tmp_path):
     assert torch.equal(resumed["rng"], whole["rng"])
     losses = [(row["step"], row["loss"]) for row in read_log(out)]
     assert losses == [(row["step"], row["loss"]) for row in read_log(run)]
+
+
+def test_other_labels_are_trained_and_evaluated_on(root, tmp_path):
+    """Two classes of eight, without a new shard."""
+    (tmp_path / "labels.csv").write_text("class,label\nzoom_in,near\nzoom_out,far\n")
+    view = ["relabel", str(root), "--name", "zoom", "--labels", str(tmp_path / "labels.csv")]
+    assert main([*view, "--only"]) == 0
+    few = ("train.steps=1", "train.batch_size=2", "train.labels=zoom")
+    train(load_recipe("dvt_tiny_demo", few), root, out=tmp_path / "run")
+    content = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert sorted(content["classes"]) == ["far", "near"]
+    result = evaluate(tmp_path / "run", root, split="train", views="1x1")
+    assert (result["samples"], result["chance"]) == (2, 0.5)
 
 
 def test_other_runs_folder_is_refused(run, root):

@@ -454,10 +454,12 @@ def test_second_signal_kills_at_once(command, tmp_path):
 
 @pytest.mark.parametrize("delay", [0.0, 0.1, 0.3])
 def test_signal_while_workers_start(command, tmp_path, delay):
-    process = command("a")
+    process = command("gate")
     assert wait_until(lambda: any((tmp_path / "temporary").iterdir()))
     time.sleep(delay)
     os.killpg(process.pid, signal.SIGTERM)
+    for name in ("one", "two"):
+        (tmp_path / name / "open").touch()
     said = process.communicate()[1].decode()
     assert (process.returncode, said.count("stopped by SIGTERM")) == (143, 1)
     assert "Traceback" not in said

@@ -13,7 +13,13 @@ from gopstream.shards.errors import DamageError, FormatError, SettingsError, Sha
 from gopstream.shards.local_storage import LocalStorage
 from gopstream.shards.object_storage import ObjectStorage
 from gopstream.shards.reader import ShardDataset
-from gopstream.shards.user_plane import UserPlane, parse_plane_index
+from gopstream.shards.tar import TarWriter
+from gopstream.shards.user_plane import (
+    UserPlane,
+    parse_plane_index,
+    plane_index_bytes,
+    select_rows,
+)
 from gopstream.shards.verify import verify_split
 
 
@@ -249,6 +255,26 @@ def test_a_plane_of_another_shard_is_a_fault(own_root, flow):
         first, second = (own_root / "train" / f"00000{n}.flow.{kind}" for n in (0, 1))
         shutil.copy(second, first)
     assert "lists a sample that the shard does not have" in str(faults_of(own_root))
+
+
+def test_members_in_another_order_than_the_keys_are_a_fault(own_root, flow):
+    """A reader that goes through main and side tar together would mix samples up."""
+    add(own_root, flow)
+    folder = own_root / "train"
+    storage = LocalStorage(own_root)
+    index = parse_plane_index((folder / "000000.flow.index.npz").read_bytes(), "index")
+    content = (folder / "000000.flow.tar").read_bytes()
+    order = np.arange(len(index.keys))[::-1]
+    offsets = []
+    with TarWriter(storage, "train/000000.flow.tar") as tar:
+        for row in order.tolist():
+            start, length = int(index.offset[row]), int(index.length[row])
+            name = index.member_names("flow")[row]
+            offsets.append(tar.add(name, content[start : start + length]))
+        tar.publish()
+    turned = select_rows(index, order).moved(np.array(offsets))
+    (folder / "000000.flow.index.npz").write_bytes(plane_index_bytes(turned))
+    assert "lists samples in another order" in str(faults_of(own_root))
 
 
 def test_a_damaged_plane_index_is_always_a_fault_never_a_crash(own_root, flow):

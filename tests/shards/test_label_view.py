@@ -95,6 +95,24 @@ def test_the_kept_samples_are_those_of_the_dataset(write, own_root, samples):
     assert labels.tolist() == [0] * len(wanted)
 
 
+def test_a_dataset_opens_with_other_labels(write, own_root, samples):
+    write("class,label\nleft,\nright,up\n")
+    plain = ShardDataset(own_root, "train")
+    dataset = ShardDataset(own_root, "train", labels="verbs")
+    kept = [number for number, row in enumerate(samples) if OLD[row["label"]] == "right"]
+    assert dataset.classes == ("up",)
+    assert len(dataset) == len(kept) == len(dataset.labels)
+    assert dataset.labels.tolist() == [0] * len(kept)
+    assert dataset.keys == [samples[number]["key"] for number in kept]
+    for position, number in enumerate(kept):
+        assert dataset.read_json(position) == plain.read_json(number)
+        assert dataset.name_of(position) == plain.name_of(number)
+        flags = dataset.frame_flags(position)
+        assert flags.tolist() == plain.frame_flags(number).tolist()
+    with pytest.raises(IndexError, match=f"of {len(kept)}"):
+        dataset.sample(len(kept))
+
+
 def test_byte_order_mark_and_crlf_are_read(write, samples):
     names, _ = write("\ufeffclass,label\r\nright,r\r\n")
     assert "r" in names
