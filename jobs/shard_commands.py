@@ -264,6 +264,9 @@ def _job(
     from gopstream.jobs.source_videos import VideoSource
 
     check_positive({"stall-seconds": work.stall_seconds, "workers": work.workers})
+    if work.engine == "ray":
+        # Ray would tell its makers of each job.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     return ShardingJob(
         source=VideoSource(videos, store.options()),
         out=out,
@@ -273,7 +276,7 @@ def _job(
         stall_seconds=work.stall_seconds,
         ffmpeg_binary=os.environ.get("GOPSTREAM_FFMPEG"),
         engine=work.engine,
-        ray_address=work.ray_address,
+        ray_address=work.ray_address or os.environ.get("RAY_ADDRESS"),
         part=None if work.part is None else _job_part(work.part),
     )
 

@@ -12,19 +12,28 @@ it is then the same for any number of workers.
 import contextlib
 import multiprocessing
 import os
-import pickle
 import signal
-import tempfile
-import threading
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any, Final, NamedTuple, NoReturn, TypeVar
+from typing import Any, Final
+
+from gopstream.jobs.worker_folder import WorkerFolder, remove_leftovers
+from gopstream.jobs.worker_process import (
+    STOP_SIGNALS,
+    ItemFault,
+    Reporter,
+    Result,
+    Task,
+    Work,
+    serve,
+)
+
+__all__ = ["DEFAULT_STALL_SECONDS", "ItemFault", "Reporter", "Work", "WorkerError", "run_tasks"]
 
 DEFAULT_STALL_SECONDS: Final = 300.0
 
@@ -33,66 +42,20 @@ _START_SECONDS: Final = 120.0
 _EXIT_SECONDS: Final = 10.0
 _SIGNAL_NAMES: Final = {member.value: member.name for member in signal.Signals}
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
-
 
 class WorkerError(RuntimeError):
     """Worker processes died, or went silent, without any item being at fault."""
 
 
-class ItemFault(NamedTuple):
-    """Why an item must be left out."""
-
-    error: str
-    """``CrashedError`` or ``StalledError``."""
-    message: str
-
-
-class Reporter:
-    """A worker's line to its parent."""
-
-    def __init__(self, connection: "Connection[Any, Any]", *, beat_seconds: float = 1.0) -> None:
-        """Speak over ``connection``, and pass on a beat each ``beat_seconds`` at most."""
-        self._connection = connection
-        self._beat_seconds = beat_seconds
-        self._last = time.monotonic()
-
-    def started(self, index: int) -> None:
-        """Say that item ``index`` of the task begins."""
-        self.say("started", index)
-
-    def beat(self) -> None:
-        """Say that there is progress; cheap enough for each frame."""
-        if time.monotonic() - self._last >= self._beat_seconds:
-            self.say("beat")
-
-    def finished(self, index: int, *, succeeded: bool) -> None:
-        """Say that item ``index`` has ended; leaves the task if the job is being stopped."""
-        self.say("finished", (index, succeeded))
-        if self._connection.poll():  # in the middle of a task only a stop can come
-            raise _Stopped
-
-    def say(self, kind: str, value: object = None) -> None:
-        """Send a message; for the pool itself."""
-        self._last = time.monotonic()
-        try:
-            self._connection.send((kind, value))
-        except OSError:
-            # Nobody listens any more. As an exception it would look like the item's own fault.
-            _end_group()
-
-
-Work = Callable[[Task, Reporter, Mapping[int, ItemFault]], Result]
-
-
 def run_tasks(
-    tasks: Sequence[Task],
+    tasks: Iterable[Task],
     work: Work[Task, Result],
     *,
     workers: int,
     stall_seconds: float = DEFAULT_STALL_SECONDS,
     on_item: Callable[[bool], None],
+    on_killed: Callable[[], None] = lambda: None,
+    on_look: Callable[[], None] = lambda: None,
 ) -> list[Result]:
     """Do all tasks in worker processes, whatever single items do to them.
 
@@ -104,17 +67,22 @@ def run_tasks(
     * says nothing for ``stall_seconds`` while busy with it (``StalledError``); the worker is
       killed with every process that it has started.
 
-    An exception from ``work``, or an interrupt, ends the job: each worker ends its present item
-    and leaves its task; a second interrupt kills them. Workers die with their parent.
+    An exception from ``work`` or ``tasks``, or an interrupt, ends the job: each worker ends its
+    present item and leaves its task; a second interrupt kills them. Workers die with their
+    parent, and no other signal than SIGKILL ends them.
 
     Args:
-        tasks: The tasks; pickled.
+        tasks: The tasks, pickled; each is drawn when a worker is free for it, so that they need
+            not all be in memory.
         work: A function that can be imported. It is called with a task, its reporter and the
             faults of the excluded items by index. It says ``started`` and ``finished`` for each
             item that it does, and only ``finished`` (without success) for an excluded one.
         workers: Number of processes at a time.
         stall_seconds: Longest silence of a worker.
         on_item: Called once for each item of each task, with whether it succeeded.
+        on_killed: Called when SIGKILL has met an item for the first time. It may raise, to have
+            the task done elsewhere with no other beside it.
+        on_look: Called about once a second; may raise to end the job.
 
     Returns:
         What ``work`` returned, in the order of ``tasks``.
@@ -126,8 +94,8 @@ def run_tasks(
         raise ValueError(
             f"workers and stall seconds must be positive, got {workers} and {stall_seconds}"
         )
-    jobs = [_Job(task) for task in tasks]
-    pool = _Pool(work, workers, stall_seconds, on_item, deque(jobs))
+    remove_leftovers()
+    pool = _Pool(work, workers, stall_seconds, on_item, on_killed, on_look, iter(tasks))
     try:
         pool.run()
     except BaseException:
@@ -135,7 +103,7 @@ def run_tasks(
         raise
     finally:
         pool.kill()
-    return [job.result for job in jobs]
+    return pool.results
 
 
 @dataclass(slots=True, eq=False)
@@ -143,7 +111,7 @@ class _Job:
     """A task and what has been learned about it."""
 
     task: Any
-    result: Any = None
+    index: int
     faults: dict[int, ItemFault] = field(default_factory=dict)
     killed: set[int] = field(default_factory=set)
     """Items that SIGKILL has met once."""
@@ -158,7 +126,7 @@ class _Worker:
 
     process: SpawnProcess
     connection: "Connection[Any, Any]"
-    folder: "tempfile.TemporaryDirectory[str]"
+    folder: WorkerFolder
     job: _Job
     item: int | None = None
     is_up: bool = False
@@ -174,18 +142,26 @@ class _Pool:
     limit: int
     stall_seconds: float
     on_item: Callable[[bool], None]
-    waiting: deque[_Job]
+    on_killed: Callable[[], None]
+    on_look: Callable[[], None]
+    tasks: Iterator[Any]
+    results: list[Any] = field(default_factory=list)
+    again: deque[_Job] = field(default_factory=deque)
+    """Jobs that have lost their worker."""
     alone: deque[_Job] = field(default_factory=deque)
     """Jobs that are to run, after all others, with no worker beside theirs."""
     workers: list[_Worker] = field(default_factory=list)
 
     def run(self) -> None:
         """Do all jobs."""
-        while self.waiting or self.alone or self.workers:
-            if not self.waiting and not self.workers:
-                self.waiting.append(self.alone.popleft())
-            while self.waiting and len(self.workers) < self.limit:
-                self._start(self.waiting.popleft())
+        while True:
+            while len(self.workers) < self.limit and (job := self._next_job()):
+                self._start(job)
+            if not self.workers:
+                if not self.alone:
+                    return
+                self._start(self.alone.popleft())
+            self.on_look()
             speaking, silent = self._listen()
             for worker in speaking:
                 self._hear(worker)
@@ -196,8 +172,9 @@ class _Pool:
     def stop(self) -> None:
         """Let each worker end its item, and wait until all are gone."""
         for worker in list(self.workers):
-            if not worker.is_up:
-                self._remove(worker, patience=0)  # it has no task yet
+            # It has no task yet, or the interrupt came while it was removed.
+            if not worker.is_up or worker.connection.closed:
+                self._remove(worker, patience=0)
         for worker in self.workers:
             with contextlib.suppress(OSError):
                 worker.connection.send(None)
@@ -216,23 +193,32 @@ class _Pool:
         for worker in list(self.workers):
             self._remove(worker, patience=0)
 
+    def _next_job(self) -> _Job | None:
+        if self.again:
+            return self.again.popleft()
+        for task in self.tasks:
+            self.results.append(None)
+            return _Job(task, len(self.results) - 1)
+        return None
+
     def _start(self, job: _Job) -> None:
         context = multiprocessing.get_context("spawn")
         connection, far_end = context.Pipe()
-        folder = tempfile.TemporaryDirectory(prefix="gopstream-", ignore_cleanup_errors=True)
+        folder = WorkerFolder()
         process = context.Process(
-            target=_serve,
-            args=(far_end, self.work, folder.name, _look_seconds(self.stall_seconds)),
+            target=serve,
+            args=(far_end, self.work, str(folder.path), _look_seconds(self.stall_seconds)),
             daemon=True,
         )
+        # Before it runs: an interrupt can come at any moment.
+        self.workers.append(_Worker(process, connection, folder, job))
         # Until it has a session of its own, Ctrl-C reaches the new process too, and would end it
         # with a traceback. It inherits the mask; starting the tracker would lift it.
         resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             process.start()
             far_end.close()  # while we hold it, the worker's end cannot be seen
-            self.workers.append(_Worker(process, connection, folder, job))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -271,7 +257,7 @@ class _Pool:
                 worker.job.reported.add(index)
                 self.on_item(succeeded)
         elif kind == "done":
-            worker.job.result = value
+            self.results[worker.job.index] = value
             worker.has_ended_job = True
         elif kind == "failed":
             error, text = value
@@ -282,26 +268,26 @@ class _Pool:
         """Give a worker its first task, or the next one, or nothing more."""
         worker.is_up = True
         if worker.has_ended_job:
-            if not self.waiting:
+            job = self._next_job()
+            if job is None:
                 with contextlib.suppress(OSError):
                     worker.connection.send(None)
                 self._remove(worker)
                 return
-            worker.job, worker.item = self.waiting.popleft(), None
-            worker.has_ended_job = False
+            worker.job, worker.item, worker.has_ended_job = job, None, False
         with contextlib.suppress(OSError):  # then it is dead, which the next look tells
             worker.connection.send((worker.job.task, worker.job.faults))
 
     def _remove(self, worker: _Worker, *, patience: float = _EXIT_SECONDS) -> int:
         """Make an end of a worker and what it has started; returns its exit code."""
-        worker.process.join(patience)
-        assert worker.process.pid is not None
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(worker.process.pid, signal.SIGKILL)
-        worker.process.kill()  # it may not have a group of its own yet
-        worker.process.join()
+        if worker.process.pid is not None:
+            worker.process.join(patience)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(worker.process.pid, signal.SIGKILL)
+            worker.process.kill()  # it may not have a group of its own yet
+            worker.process.join()
         worker.connection.close()
-        worker.folder.cleanup()
+        worker.folder.remove()
         self.workers.remove(worker)
         return worker.process.exitcode or 0
 
@@ -321,6 +307,7 @@ class _Pool:
                 raise WorkerError(f"two worker processes were lost between videos: {cause}")
         elif exit_code == -signal.SIGKILL and item not in job.killed:
             job.killed.add(item)
+            self.on_killed()
             self.alone.append(job)
             return
         elif exit_code is None:
@@ -330,7 +317,7 @@ class _Pool:
             if exit_code == -signal.SIGKILL:
                 message += ", also with no other worker beside it (out of memory?)"
             job.faults[item] = ItemFault("CrashedError", message)
-        self.waiting.appendleft(job)
+        self.again.appendleft(job)
 
     def _cause(self, exit_code: int | None) -> str:
         if exit_code is None:
@@ -343,57 +330,3 @@ class _Pool:
 def _look_seconds(stall_seconds: float) -> float:
     """Return the time between two beats, and between two looks at who is silent."""
     return min(1.0, stall_seconds / 4)
-
-
-class _Stopped(BaseException):
-    """The worker was asked to stop; no ``except Exception`` of a task may swallow it."""
-
-
-def _serve(
-    connection: "Connection[Any, Any]", work: Work[Any, Any], folder: str, beat_seconds: float
-) -> None:
-    """Do tasks until told to stop: a worker's whole life."""
-    # Its own group, so that it can be killed with the FFmpeg it has started. Ctrl-C does not
-    # reach it any more; the parent alone decides what happens then.
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    # What a killed worker leaves behind, the parent removes.
-    tempfile.tempdir = folder
-    reporter = Reporter(connection, beat_seconds=beat_seconds)
-    with contextlib.suppress(_Stopped, EOFError, OSError):  # the latter two: no parent any more
-        reporter.say("ready")
-        while (message := connection.recv()) is not None:
-            task, faults = message
-            _do(work, task, reporter=reporter, faults=faults)
-            reporter.say("ready")
-
-
-def _do(
-    work: Work[Any, Any], task: object, *, reporter: Reporter, faults: Mapping[int, ItemFault]
-) -> None:
-    try:
-        reporter.say("done", work(task, reporter, faults))
-    except Exception as error:  # goes to the parent, which raises it
-        text, sent = traceback.format_exc(), error
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # whatever the error's class does when it is rebuilt
-            sent = RuntimeError(f"{type(error).__name__}: {error}")
-        reporter.say("failed", (sent, text))
-
-
-def _die_with_parent() -> None:
-    """End this worker when its parent has been killed.
-
-    It would wait for work for ever, or write beside a second run of the same command.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    _end_group()
-
-
-def _end_group() -> NoReturn:
-    os.killpg(0, signal.SIGKILL)
-    os._exit(1)

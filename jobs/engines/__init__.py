@@ -1,0 +1,1 @@
+"""Where tasks run when one machine is too small."""
