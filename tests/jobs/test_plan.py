@@ -24,12 +24,8 @@ def make_records(count, *, label=lambda number: CLASSES[number % 3], **others):
 
 
 def plan_of(records, *, videos_per_shard=64, seed=0, limit=None, kind="first", first_index=0):
-    table = order_videos(
-        records, classes=CLASSES, seed=seed, limit=limit, first_index=first_index
-    )
-    return make_part(
-        table, kind=kind, seed=seed, limit=limit, videos_per_shard=videos_per_shard
-    )
+    table = order_videos(records, classes=CLASSES, seed=seed, limit=limit, first_index=first_index)
+    return make_part(table, kind=kind, seed=seed, limit=limit, videos_per_shard=videos_per_shard)
 
 
 def videos_of(part):
@@ -132,9 +128,7 @@ def test_saved_parts_come_back(tmp_path):
     storage = open_storage(tmp_path)
     assert load_parts(storage, "train") == []
     first = plan_of(make_records(9), videos_per_shard=4)
-    later = replace(
-        plan_of(make_records(2), kind="append", first_index=9, limit=5), first_shard=3
-    )
+    later = replace(plan_of(make_records(2), kind="append", first_index=9, limit=5), first_shard=3)
     save_part(storage, "train", 0, first)
     save_part(storage, "train", 1, later)
     assert load_parts(storage, "train") == [first, later]
@@ -179,12 +173,18 @@ def test_the_same_plan_is_recognised():
         (plan_of(make_records(10), videos_per_shard=4), r"9 then, 10 now: '9\.mp4' is new"),
         (plan_of(make_records(8), videos_per_shard=4), r"9 then, 8 now: '8\.mp4' is gone"),
         (
-            plan_of([*make_records(9), VideoRecord("0.mp4", "run", "train", 1.0, 2.5)], videos_per_shard=4),
+            plan_of(
+                [*make_records(9), VideoRecord("0.mp4", "run", "train", 1.0, 2.5)],
+                videos_per_shard=4,
+            ),
             r"'0\.mp4' from 1\.0 to 2\.5 s is new",
         ),
         (plan_of(make_records(9), videos_per_shard=4, seed=1), "--seed was 0, now it is 1"),
         (plan_of(make_records(9), videos_per_shard=2), "--videos-per-shard was 4, now it is 2"),
-        (plan_of(make_records(9), videos_per_shard=4, limit=9), "--limit was not given, now it is 9"),
+        (
+            plan_of(make_records(9), videos_per_shard=4, limit=9),
+            "--limit was not given, now it is 9",
+        ),
         (
             plan_of(make_records(9, label=lambda _: "run"), videos_per_shard=4),
             r"[0-9]\.mp4 had label [12], now it is 0",

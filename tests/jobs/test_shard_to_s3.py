@@ -15,7 +15,7 @@ import pytest
 
 from gopstream.jobs import cli
 from gopstream.jobs.bench.proof_videos import PROOF_VIDEOS, ProofVideo, make_proof_video
-from gopstream.jobs.bench.sharding_runs import Command
+from gopstream.jobs.bench.sharding_runs import Command, leftovers
 from gopstream.jobs.bench.sharding_videos import SEGMENT_FRAMES, write_small_videos
 from s3_server import REGION, wait_until
 
@@ -209,6 +209,42 @@ def test_server_that_takes_no_part_leaves_no_unfinished_upload(s3, videos, local
     s3.proxy.reset()
     assert cli.main([*words, *store_options(s3)]) == 0
     check_whole(s3, local)
+
+
+def test_videos_that_a_store_does_not_give_are_not_broken(s3, videos, local, capsys):
+    """The job fails and continues later: they must not become rows of the report."""
+    for name, content in read_folder(videos).items():
+        s3.put(f"all/{name}", content)
+    s3.proxy.answer(503, times=1_000_000, matches=is_download)
+    words = ["shard", f"{s3.url}/all", "--out", f"{s3.url}/set", *OPTIONS]
+    assert cli.main([*words, *store_options(s3, patience=1)]) == 1
+    assert "downloading failed for 1 seconds" in capsys.readouterr().err
+    assert not any(name.endswith(".report.jsonl") for name in check_visible(s3, local))
+    s3.proxy.reset()
+    assert cli.main([*words, *store_options(s3)]) == 0
+    check_whole(s3, local)
+
+
+def test_sigterm_leaves_no_unfinished_upload(s3, words, local, tmp_path):
+    """It comes while a part of an object is on its way."""
+    is_sending, is_stopped = threading.Event(), threading.Event()
+
+    def hold(request):
+        if request.is_part:
+            is_sending.set()
+            is_stopped.wait()
+
+    s3.proxy.before = hold
+    command = Command(words, temporary=tmp_path / "temporary")
+    is_sending.wait()
+    unfinished = s3.unfinished()
+    command.process.terminate()
+    is_stopped.set()
+    assert command.wait() == 143
+    assert unfinished
+    assert s3.unfinished() == []
+    assert "train/manifest.json" not in check_visible(s3, local)
+    assert leftovers(command, tmp_path / "none") == []
 
 
 def test_credentials_that_expire_in_the_middle_are_renewed(s3, words, local, tmp_path, monkeypatch):

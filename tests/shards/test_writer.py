@@ -125,9 +125,7 @@ def test_the_report_appears_last(clip, tmp_path, monkeypatch):
     """A job that is killed continues by looking for reports."""
     names = []
     rename = os.rename
-    monkeypatch.setattr(
-        os, "rename", lambda a, b: (names.append(b.name), rename(a, b))
-    )
+    monkeypatch.setattr(os, "rename", lambda a, b: (names.append(b.name), rename(a, b)))
     files = write(tmp_path / "a", [clip])
     assert sorted(names) == sorted(files)
     assert names[-2:] == ["000000.files.json", "000000.report.jsonl"]
