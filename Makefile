@@ -7,7 +7,7 @@ DATA ?= ../shared/data
 DEMO ?= demo
 
 .PHONY: demo test lint prove-skip prove-bytes prove-colours prove-vectors prove-faults prove-fuzz \
-	prove-memory clean
+	prove-memory prove-kill prove-scale prove-many clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "gopstream needs Python 3.11 or newer"'
@@ -49,6 +49,15 @@ prove-fuzz: $(VENV)/installed
 
 prove-memory: $(VENV)/installed
 	$(BIN)/python -m gopstream.jobs.bench.flat_memory --json docs/results/flat_memory.json
+
+prove-kill: $(VENV)/installed
+	$(BIN)/python -m gopstream.jobs.bench.sharding_kills --json docs/results/sharding_kills.json
+
+prove-scale: $(VENV)/installed
+	$(BIN)/python -m gopstream.jobs.bench.sharding_scale --json docs/results/sharding_scale.json
+
+prove-many: $(VENV)/installed
+	$(BIN)/python -m gopstream.jobs.bench.sharding_many --json docs/results/sharding_many.json
 
 clean:
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

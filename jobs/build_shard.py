@@ -78,7 +78,7 @@ def build_shard(task: ShardTask, reporter: Reporter, faults: Mapping[int, ItemFa
     with ShardWriter(task.storage, task.split, shard, with_residual=with_residual) as writer:
         for position, video in enumerate(task.shard.videos):
             if (fault := faults.get(position)) is not None:
-                row = _video_row(video) | _failure("extract", fault.error, fault.message)
+                row = _failed_row(video, task, "extract", fault.error, fault.message)
             else:
                 reporter.started(position)
                 row = _add_video(writer, video, task, beat=reporter.beat)
@@ -94,15 +94,23 @@ def _video_row(video: PlannedVideo) -> dict[str, Any]:
     return row
 
 
-def _failure(stage: str, error: str, message: str) -> dict[str, Any]:
-    return {"status": "failed", "stage": stage, "error": error, "message": message}
+def _failed_row(
+    video: PlannedVideo, task: ShardTask, stage: str, error: str, message: str
+) -> dict[str, Any]:
+    """Return a row of ``failures.jsonl``; its key is the one that no sample has."""
+    return _video_row(video) | {
+        "key": sample_key(task.split, video.index, None),
+        "status": "failed",
+        "stage": stage,
+        "error": error,
+        "message": message,
+    }
 
 
 def _add_video(
     writer: ShardWriter, video: PlannedVideo, task: ShardTask, *, beat: Callable[[], None]
 ) -> dict[str, Any]:
     """Add one video's samples; returns its row of the report."""
-    row = _video_row(video)
     samples: list[dict[str, Any]] = []
     try:
         with (
@@ -121,9 +129,9 @@ def _add_video(
             isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
         ):
             raise  # the dataset's place is at fault, not the video
-        return row | _failure(_stage(error), type(error).__name__, _message(error, task))
+        return _failed_row(video, task, _stage(error), type(error).__name__, _message(error, task))
     warnings = sorted({warning for sample in samples for warning in sample.pop("warnings")})
-    return row | {
+    return _video_row(video) | {
         "status": "done",
         "source_sha256": digest.sha256,
         "warnings": warnings,

@@ -386,6 +386,7 @@ def test_excluded_video_is_not_touched(videos, tmp_path):
     (failed,) = [row for row in rows if row["status"] == "failed"]
     assert failed == {
         "video": 1,
+        "key": "train-00000001",
         "source": task.shard.videos[1].name,
         "label": task.shard.videos[1].label,
         "status": "failed",
