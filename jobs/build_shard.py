@@ -78,7 +78,7 @@ def build_shard(task: ShardTask, reporter: Reporter, faults: Mapping[int, ItemFa
     with ShardWriter(task.storage, task.split, shard, with_residual=with_residual) as writer:
         for position, video in enumerate(task.shard.videos):
             if (fault := faults.get(position)) is not None:
-                row = _failed_row(video, task, "extract", fault.error, fault.message)
+                row = _failed_row(video, task, stage="extract", fault=fault)
             else:
                 reporter.started(position)
                 row = _add_video(writer, video, task, beat=reporter.beat)
@@ -95,15 +95,15 @@ def _video_row(video: PlannedVideo) -> dict[str, Any]:
 
 
 def _failed_row(
-    video: PlannedVideo, task: ShardTask, stage: str, error: str, message: str
+    video: PlannedVideo, task: ShardTask, *, stage: str, fault: ItemFault
 ) -> dict[str, Any]:
     """Return a row of ``failures.jsonl``; its key is the one that no sample has."""
     return _video_row(video) | {
         "key": sample_key(task.split, video.index, None),
         "status": "failed",
         "stage": stage,
-        "error": error,
-        "message": message,
+        "error": fault.error,
+        "message": fault.message,
     }
 
 
@@ -129,7 +129,8 @@ def _add_video(
             isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
         ):
             raise  # the dataset's place is at fault, not the video
-        return _failed_row(video, task, _stage(error), type(error).__name__, _message(error, task))
+        fault = ItemFault(type(error).__name__, _message(error, task))
+        return _failed_row(video, task, stage=_stage(error), fault=fault)
     warnings = sorted({warning for sample in samples for warning in sample.pop("warnings")})
     return _video_row(video) | {
         "status": "done",
@@ -142,7 +143,8 @@ def _add_video(
 def _message(error: Exception, task: ShardTask) -> str:
     """Return an error's words without the folders of this machine or of this run."""
     fetched = re.escape(tempfile.gettempdir()) + r"/(?:[^/\s]+/)*"
-    return re.sub(fetched, "", str(error)).replace(task.source.root, "").lstrip("/")
+    root = re.escape(task.source.root.rstrip("/"))
+    return re.sub(f"{fetched}|{root}/| in {root}$", "", str(error))
 
 
 def _stage(error: Exception) -> str:

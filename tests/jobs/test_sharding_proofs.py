@@ -45,7 +45,9 @@ def test_killed_job_is_continued_with_the_same_bytes(peace, tmp_path):
 def test_sigterm_stops_cleanly_and_is_continued(peace, tmp_path):
     out, temporary = tmp_path / "out", tmp_path / "temporary"
     moment = Moment(peace.num_shards // 3, 0.5)
-    row = sharding_kills.stop_and_check("SIGTERM", moment, out, peace=peace, temporary=temporary)
+    row = sharding_kills.stop_and_check(
+        "SIGTERM", moment, out=out, peace=peace, temporary=temporary
+    )
     assert row["failures"] == []
     assert (row["phase"], row["exit_code"]) == ("sharding", 143)
     assert sharding_kills.finish_and_check(out, peace=peace, temporary=temporary) == []
