@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 128 + N stopped by signal N. Result
 output, everything else to standard error.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -138,7 +139,9 @@ def _describe(error: Exception) -> str:
     ):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or ''}: {error.strerror}".lstrip(": ")
+        said = f"{error.filename or ''}: {error.strerror}".lstrip(": ")
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return f"{said}; make room and run the same command again" if is_full else said
     if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "einops", "torchvision"):
         return f"{error.name} is not installed; training needs: pip install 'gopstream[train]'"
     return f"{type(error).__name__}: {error} (--debug shows where)"

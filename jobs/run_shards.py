@@ -1,7 +1,7 @@
 """Make the shards of a plan that are not there yet, on this machine or on a Ray cluster."""
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from gopstream.jobs.build_shard import ShardTask, build_shard, tool_versions
 from gopstream.jobs.console import progress
 from gopstream.jobs.plan import PlannedShard, PlanPart
 from gopstream.jobs.sharding_job import ShardingJob
+from gopstream.jobs.worker_folder import WorkerFolder
 from gopstream.jobs.worker_pool import WorkerError, run_tasks
 from gopstream.shards.dataset_files import DatasetFacts
 from gopstream.shards.errors import ShardError
@@ -42,16 +43,18 @@ def run_shards(
         return
 
     num_failed = 0
-    with (
-        tempfile.TemporaryDirectory(prefix="gopstream-digests-") as digests,
-        progress("sharding", total=total, unit="videos") as advance,
-    ):
+    # Of the kind that a later job removes if this one is killed.
+    digests = WorkerFolder()
 
-        def tasks() -> Iterator[ShardTask]:
-            for (split, number), shards in todo.items():
-                part = plans[split][number]
-                for shard in shards:
-                    yield _task(job, split, part.shard(shard), facts, Path(digests))
+    def tasks() -> Iterator[ShardTask]:
+        for (split, number), shards in todo.items():
+            part = plans[split][number]
+            for shard in shards:
+                yield _task(job, split, part.shard(shard), facts, digests.path)
+
+    with ExitStack() as stack:
+        stack.callback(digests.remove)
+        advance = stack.enter_context(progress("sharding", total=total, unit="videos"))
 
         def on_video(succeeded: bool) -> None:
             nonlocal num_failed
@@ -59,31 +62,37 @@ def run_shards(
             advance(note=f"{num_failed} failed" if num_failed else "")
 
         try:
-            if job.engine == "ray":
-                from gopstream.jobs.engines.ray_engine import run_on_ray
-
-                run_on_ray(
-                    tasks(),
-                    build_shard,
-                    stall_seconds=job.silence_seconds,
-                    on_item=on_video,
-                    address=job.ray_address,
-                    versions=tool_versions(job.ffmpeg_binary),
-                    work_versions=partial(tool_versions, job.ffmpeg_binary),
-                )
-            else:
-                run_tasks(
-                    tasks(),
-                    build_shard,
-                    workers=job.workers,
-                    stall_seconds=job.silence_seconds,
-                    on_item=on_video,
-                )
+            _run_tasks(job, tasks(), on_video)
         except WorkerError as error:
             raise ShardError(
                 f"{error} (out of memory?); finished shards are kept: run the same command again "
                 "to continue, with fewer --workers perhaps"
             ) from error
+
+
+def _run_tasks(
+    job: ShardingJob, tasks: Iterable[ShardTask], on_video: Callable[[bool], None]
+) -> None:
+    if job.engine == "local":
+        run_tasks(
+            tasks,
+            build_shard,
+            workers=job.workers,
+            stall_seconds=job.silence_seconds,
+            on_item=on_video,
+        )
+        return
+    from gopstream.jobs.engines.ray_engine import run_on_ray
+
+    run_on_ray(
+        tasks,
+        build_shard,
+        stall_seconds=job.silence_seconds,
+        on_item=on_video,
+        address=job.ray_address,
+        versions=tool_versions(job.ffmpeg_binary),
+        work_versions=partial(tool_versions, job.ffmpeg_binary),
+    )
 
 
 def _open_shards(job: ShardingJob, split: str, part: PlanPart) -> list[int]:

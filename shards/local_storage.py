@@ -62,7 +62,8 @@ class LocalWriter:
         """Append all of it; returns its length."""
         rest = memoryview(content)
         while rest:
-            rest = rest[self._file.write(rest) :]
+            with self._named_errors():
+                rest = rest[self._file.write(rest) :]
         self._num_bytes += len(content)
         return len(content)
 
@@ -78,7 +79,8 @@ class LocalWriter:
 
     def publish(self) -> None:
         """Make the file durable and give it its name."""
-        os.fsync(self._file.fileno())
+        with self._named_errors():
+            os.fsync(self._file.fileno())
         publish(self._partial, self._path)
         self._file.close()
 
@@ -87,6 +89,14 @@ class LocalWriter:
         if not self._file.closed:
             self._partial.unlink(missing_ok=True)
             self._file.close()
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Let errors say which file it is, as those of a full disk do not."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
 
 class LocalStorage:

@@ -128,18 +128,19 @@ def child_processes(pid: int) -> Iterator[int]:
             yield int(entry.name)
 
 
-def _is_tracker(pid: int) -> bool:
-    """Tell whether a process is multiprocessing's own, which every parent of workers has."""
+def _is_ffmpeg(pid: int) -> bool:
+    """Tell whether a process is the transcode, and none of those that others have started."""
     try:
-        return b"multiprocessing.resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        name = Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
     except OSError:  # it has ended meanwhile
         return False
+    return name == Path(default_ffmpeg()).name[:15]  # as much as the kernel keeps
 
 
 def take_sample() -> Sample:
     """Look at this process and at the FFmpeg that it runs, if any."""
     own = read_memory(os.getpid())
-    children = [pid for pid in child_processes(os.getpid()) if not _is_tracker(pid)]
+    children = [pid for pid in child_processes(os.getpid()) if _is_ffmpeg(pid)]
     # A process that has ended and was not yet waited for has no memory left to read.
     ffmpeg = max((read_memory(pid).get("VmHWM", 0.0) for pid in children), default=0.0)
     return Sample("transcode" if children else "extract", own["VmRSS"], own["VmHWM"], ffmpeg)

@@ -121,7 +121,7 @@ def test_extraction_into_a_shard_is_watched(small_video, tmp_path):
     assert num_frames == 30
     # One look for 25 transcoded frames, one for each of three clips.
     assert [sample.phase for sample in samples] == ["transcode", *["extract"] * 3]
-    assert (tmp_path / "000000.tar").exists()
+    assert (tmp_path / "bench" / "000000.tar").exists()
     no_residual = ExtractionOptions(mode="native")
     with pytest.raises(RuntimeError, match="no residual: B-frames"):
         flat_memory.watch_extraction(small_video, tmp_path / "x", options=no_residual)
