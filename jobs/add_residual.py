@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from gopstream.jobs.build_shard import tool_versions
 from gopstream.jobs.console import progress
-from gopstream.jobs.plan import PlannedShard, PlannedVideo
+from gopstream.jobs.plan import PlannedShard, PlannedVideo, PlanPart
 from gopstream.jobs.plan_files import load_parts
 from gopstream.jobs.publish import is_published
 from gopstream.jobs.source_videos import VideoSource, open_planned
@@ -31,6 +31,7 @@ from gopstream.shards.dataset_files import (
     save_dataset,
     save_shard_files,
 )
+from gopstream.shards.edit_files import check_changeable, read_files
 from gopstream.shards.edit_index import SideMember, add_residual
 from gopstream.shards.edit_planes import refresh_manifest
 from gopstream.shards.edit_shard import REMOVAL_FILE, read_report
@@ -97,19 +98,29 @@ def add_residual_plane(
         How many shards were made.
 
     Raises:
-        SettingsError: If the dataset has the plane, or a split is not finished.
+        SettingsError: If the dataset has the plane, a split is not finished, or the dataset
+            cannot be changed.
         ShardError: If a video is another one now, cannot be used any more, or its motion comes
             out otherwise; names the sample and the tools that differ.
     """
     facts = load_dataset(storage)
     if "residual" in facts.planes:
         raise SettingsError(f"{storage.url}: there is a residual already")
+    check_changeable(storage, splits)
     options = recorded_options(facts.settings)
-    todo = [(split, shard) for split in splits for shard in _shards_without(storage, split)]
+    parts = {split: _load_finished(storage, split) for split in splits}
+    todo = [
+        (split, part, number)
+        for split in splits
+        for part in parts[split]
+        for number in _shards_without(storage, split, part)
+    ]
+    # Videos are read from the plan when their shard's turn comes: there may be millions.
     tasks = (
-        ResidualTask(shard, source, storage, split, options, ffmpeg_binary) for split, shard in todo
+        ResidualTask(part.shard(number), source, storage, split, options, ffmpeg_binary)
+        for split, part, number in todo
     )
-    total = sum(len(shard.videos) for _, shard in todo)
+    total = sum(len(range(*part.bounds(number))) for _, part, number in todo)
     with progress("adding residuals", total=total, unit="videos") as advance:
         try:
             run_tasks(
@@ -151,19 +162,23 @@ def recorded_options(settings: Mapping[str, Any]) -> ExtractionOptions:
     )
 
 
-def _shards_without(storage: Storage, split: str) -> Iterator[PlannedShard]:
-    """Yield the planned shards of a finished split that have no residual yet."""
+def _load_finished(storage: Storage, split: str) -> list[PlanPart]:
+    """Return the plan of a split; refuses one that is not finished."""
     parts = load_parts(storage, split)
     if not is_published(storage, split, parts) or storage.exists(f"{split}/{REMOVAL_FILE}"):
         raise SettingsError(
             f"{storage.url}/{split} is not finished; run the command that was interrupted again, "
             "and then this"
         )
-    for part in parts:
-        for shard in part.shards():
-            files = load_shard_files(storage, split, shard.name)
-            if tar_name(shard.name, "residual") not in files:
-                yield shard
+    return parts
+
+
+def _shards_without(storage: Storage, split: str, part: PlanPart) -> Iterator[int]:
+    """Yield the numbers of a part's shards that have no residual yet."""
+    names = part.shard_names
+    for number, files in enumerate(read_files(storage, split, names)):
+        if tar_name(names[number], "residual") not in files:
+            yield number
 
 
 def build_residual(task: ResidualTask, reporter: Reporter, faults: Mapping[int, ItemFault]) -> None:

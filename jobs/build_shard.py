@@ -125,10 +125,9 @@ def _add_video(
                 samples.append(sample)
                 beat()
     except Exception as error:  # the job's boundary: whatever it is becomes a row
-        if isinstance(error, StoreError) or (
-            isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-        ):
-            raise  # the dataset's place is at fault, not the video
+        is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if isinstance(error, StoreError) or is_full:  # the latter: temporary files
+            raise
         fault = ItemFault(type(error).__name__, _message(error, task))
         return _failed_row(video, task, stage=_stage(error), fault=fault)
     warnings = sorted({warning for sample in samples for warning in sample.pop("warnings")})
@@ -143,8 +142,8 @@ def _add_video(
 def _message(error: Exception, task: ShardTask) -> str:
     """Return an error's words without the folders of this machine or of this run."""
     fetched = re.escape(tempfile.gettempdir()) + r"/(?:[^/\s]+/)*"
-    root = re.escape(task.source.root.rstrip("/"))
-    return re.sub(f"{fetched}|{root}/| in {root}$", "", str(error))
+    root = re.escape(task.source.root.rstrip("/") or "//")
+    return re.sub(f"{fetched}|{root}/| in {root}/?$", "", str(error))
 
 
 def _stage(error: Exception) -> str:

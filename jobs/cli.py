@@ -134,14 +134,13 @@ def _describe(error: Exception) -> str:
     from gopstream.pipeline.errors import PipelineError, StoreError
     from gopstream.shards.errors import ShardError
 
-    if isinstance(error, (UserError, PipelineError, StoreError, ShardError, WorkerError)) or (
-        isinstance(error, FileNotFoundError) and error.errno is None
-    ):
-        return str(error)
     if isinstance(error, OSError) and error.strerror:
         said = f"{error.filename or ''}: {error.strerror}".lstrip(": ")
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return f"{said}; make room and run the same command again" if is_full else said
+    ours = (UserError, PipelineError, StoreError, ShardError, WorkerError, FileNotFoundError)
+    if isinstance(error, ours):
+        return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "einops", "torchvision"):
         return f"{error.name} is not installed; training needs: pip install 'gopstream[train]'"
     return f"{type(error).__name__}: {error} (--debug shows where)"

@@ -33,10 +33,10 @@ def remove(
 ) -> int:
     """Remove samples from a finished dataset, every byte of them (takedown).
 
-    The shards that hold them are written again without them; other shards are not touched. The
-    plan keeps the names of their videos, so that these are not appended again. Interrupted, it is
-    completed by the same command. Not reached are older versions of objects that a bucket with
-    versioning keeps, and copies elsewhere. Labels of 'gopstream relabel' must be made again.
+    The shards that hold them are written again without them; other shards are not touched.
+    Interrupted, it is completed by the same command. Not reached are older versions of objects
+    that a bucket with versioning keeps, and copies elsewhere. Labels of 'gopstream relabel' must
+    be made again.
 
     Example: `gopstream remove shards --key train-00000012 --key train-00000044-0003`
 
@@ -45,10 +45,10 @@ def remove(
     url
         Folder or address of the dataset.
     key
-        Key of a sample; may be given several times.
+        Key of a sample, which is removed alone; may be given several times.
     source
-        Name of a video, as in the plan and in samples.parquet: all of its samples are removed;
-        may be given several times.
+        Name of a video, as in samples.parquet and failures.jsonl: all of its samples are removed,
+        and none of its segments is appended or tried again; may be given several times.
     """
     from gopstream.jobs.remove_samples import remove_samples
     from gopstream.shards.storage import open_storage
@@ -57,11 +57,13 @@ def remove(
     removal = remove_samples(storage, keys=key or (), sources=source or ())
     if json_file != "-":
         num_shards = sum(map(len, removal.shards.values()))
-        print(
-            f"{len(removal.keys)} samples removed, {num_shards} shards written again"
-            if removal.keys
-            else "these samples were removed before"
-        )
+        num_sources = len({name for names in removal.sources.values() for name in names})
+        if removal.keys or num_sources:
+            print(f"{len(removal.keys)} samples removed, {num_shards} shards written again")
+        else:
+            print("they were removed before")
+        if num_sources:
+            print(f"{num_sources} videos will be left out by --append and --retry-failed")
         if removal.completed:
             print("a removal that had been interrupted is complete now")
     report(removal._asdict(), json_file)
@@ -87,7 +89,8 @@ def add(
 
     The residual is extracted from the videos once more, with the settings that the dataset
     records; the motion must come out as it is stored. Any other plane is yours: captions, flow,
-    features, from a folder with a file per sample. Interrupted, the same command continues.
+    features, from a folder with a file per sample. Interrupted, the same command continues; after
+    videos were appended it makes a plane of yours where it is missing.
 
     Example: `gopstream planes add shards residual --videos videos` or
     `gopstream planes add shards captions --from captions`
@@ -123,7 +126,7 @@ def add(
         content = _add_own(url, plane, from_folder, store, split=split, partial=partial)
         text = (
             f"{content['members']} members of {content['samples']} samples added as {plane}; "
-            f"{content['missing']} samples have none"
+            f"{content['missing']} samples have none ({content['shards']} shards written)"
         )
     if json_file != "-":
         print(text)
@@ -137,7 +140,8 @@ def drop(
 ) -> int:
     """Drop the residual, or a plane of your own; the main tars are not written again.
 
-    Frames and motion are in the main tars and cannot be dropped.
+    Frames and motion are in the main tars and cannot be dropped. A plane that is not there (any
+    more) is no error, so that a job that is run again succeeds.
 
     Example: `gopstream planes drop shards residual`
 
@@ -155,7 +159,11 @@ def drop(
     storage = open_storage(url, store.options())
     count = drop_plane(storage, plane, planned_splits(storage))
     if json_file != "-":
-        print(f"{plane} dropped: {count} side tars deleted")
+        print(
+            f"{plane} dropped: {count} side tars deleted"
+            if count
+            else f"there is no plane {plane}; nothing to drop"
+        )
     report({"plane": plane, "deleted": count}, json_file)
     return 0
 
@@ -267,6 +275,7 @@ def _add_own(
         "members": added.num_members,
         "samples": added.num_samples,
         "missing": added.missing,
+        "shards": added.num_shards,
         "unused": list(added.unused),
     }
 

@@ -79,7 +79,7 @@ class PlanPart:
     list_sha256: str
     """Of the rows of the table."""
     attribute_types: Mapping[str, str]
-    """Arrow type of each attribute that occurs, by name."""
+    """What holds all values of each attribute that occurs; see :func:`arrow_type`."""
 
     @property
     def num_videos(self) -> int:
@@ -237,29 +237,44 @@ def _table_hash(table: pa.Table) -> str:
 
 
 _NULL: Final = "null"
-_ARROW_NAMES: Final = {
-    bool: "bool",
-    int: "int64",
-    float: "double",
-    str: "string",
-    type(None): _NULL,
-}
+_LARGE: Final = "large int64"
+_TYPE_NAMES: Final = {bool: "bool", float: "double", str: "string", type(None): _NULL}
+_LARGEST_EXACT_FLOAT: Final = 2**53
 
 
 def _attribute_types(table: pa.Table) -> dict[str, str]:
-    """Return the Arrow type that holds all values of each attribute."""
+    """Return the type that holds all values of each attribute."""
     types: dict[str, str] = {}
     for chunk in table.column("attributes").chunks:
         for text in chunk.dictionary_encode().dictionary.to_pylist():
             for name, value in json.loads(text).items() if text else ():
-                merge_attribute_type(types, name, _ARROW_NAMES[type(value)])
+                merge_attribute_type(types, name, _type_name(value))
     return dict(sorted(types.items()))
 
 
+def _type_name(value: bool | int | float | str | None) -> str:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return _TYPE_NAMES[type(value)]
+    if abs(value) <= _LARGEST_EXACT_FLOAT:
+        return "int64"
+    return _LARGE if -(2**63) <= value < 2**63 else "string"
+
+
+_COMMON_TYPES: Final = {
+    frozenset({"int64", "double"}): "double",
+    frozenset({"int64", _LARGE}): _LARGE,
+}
+
+
 def merge_attribute_type(types: dict[str, str], name: str, found: str) -> None:
-    """Widen the type of an attribute so that it holds another value."""
-    held = types.get(name, _NULL)
-    if held in (_NULL, found):
-        types[name] = found
-    elif found != _NULL:
-        types[name] = "double" if {held, found} == {"int64", "double"} else "string"
+    """Widen the type of an attribute so that it holds another value exactly."""
+    both = frozenset({types.get(name, _NULL), found}) - {_NULL}
+    if len(both) == 2:
+        types[name] = _COMMON_TYPES.get(both, "string")
+    else:
+        types[name] = next(iter(both), _NULL)
+
+
+def arrow_type(name: str) -> pa.DataType:
+    """Return the type of a column of ``samples.parquet``."""
+    return pa.int64() if name == _LARGE else pa.type_for_alias(name)

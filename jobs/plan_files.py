@@ -124,6 +124,11 @@ def _load_part(storage: Storage, split: str, number: int) -> PlanPart:
     where = f"{storage.url}/{name}"
     content = load_json(storage, name)
     check_format(content, where)
+    if isinstance(content.get("shards"), list):
+        raise FormatError(
+            f"{where}: made by an earlier version of gopstream; the dataset can be read and "
+            "verified, not continued or changed"
+        )
     try:
         table = pyarrow.parquet.read_table(
             pa.BufferReader(storage.read(f"{split}/{table_name(number)}"))

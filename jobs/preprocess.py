@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute
 
 from gopstream.jobs.build_shard import settings_of
 from gopstream.jobs.console import progress, say
@@ -61,6 +62,8 @@ def shard_videos(
     """
     ffmpeg_version(job.binary)
     storage = job.storage
+    if append and not storage.exists(DATASET_FILE):
+        raise SettingsError(f"{storage.url}: there is no dataset to append to; leave --append out")
     facts = _dataset_facts(job, video_list)
     plans = {
         split: _plan_split(job, split, records, facts, choice=choice, append=append)
@@ -69,7 +72,7 @@ def shard_videos(
     # From here on the request is known to be sound; before, nothing has been written.
     if not storage.exists(DATASET_FILE):
         save_dataset(storage, facts)
-    _say_missing(video_list)
+    _say_missing(video_list, plans)
     return _work(job, plans, facts)
 
 
@@ -134,9 +137,12 @@ def try_failed_again(
     ffmpeg_version(job.binary)
     held = load_dataset(job.storage)
     facts = _dataset_facts(job, VideoList((), held.classes, label_sets=held.label_sets))
+    splits = splits or planned_splits(job.storage)
+    if not splits:
+        raise SettingsError(f"{job.storage.url}: nothing is planned; run without --retry-failed")
     plans = {
         split: plan_retry(job.storage, split, load_parts(job.storage, split), choice=choice)
-        for split in splits or planned_splits(job.storage)
+        for split in splits
     }
     return _work(job, plans, facts)
 
@@ -224,7 +230,7 @@ def _plan_split(
         measures = _measure(job, table) if table.num_rows > FEW_VIDEOS else []
         return choose_videos_per_shard(table.num_rows, measures)
 
-    if append:
+    if append and held:
         return plan_append(job.storage, split, records, held, facts, choice=choice, sizing=sizing)
     where = f"{job.storage.url}/{split}"
     return plan_first(where, records, held, facts, choice=choice, sizing=sizing)
@@ -245,7 +251,7 @@ def _measure(
             job.options,
             ffmpeg_binary=job.ffmpeg_binary,
             workers=job.workers,
-            stall_seconds=job.silence_seconds,
+            stall_seconds=job.stall_seconds,
             on_video=lambda _: advance(),
             with_choices=with_choices,
         )
@@ -273,12 +279,18 @@ def _publish(
     return publish_split(storage, split, parts, facts)
 
 
-def _say_missing(video_list: VideoList) -> None:
-    missing = video_list.missing
-    if missing:
-        say(
-            f"{len(missing)} of {len(video_list.records)} listed videos were not found "
-            f"({missing[0]} is the first); they are recorded as failed"
-        )
+def _say_missing(video_list: VideoList, plans: Mapping[str, SplitPlan]) -> None:
+    """Say what the list's reader found out, of the videos that are planned now."""
     for note in video_list.notes:
         say(note)
+    new = [plan.new.table for plan in plans.values() if plan.new is not None]
+    if not new or not video_list.missing:
+        return
+    names = pa.concat_tables(new).column("name")
+    is_missing = pyarrow.compute.is_in(names, pa.array(video_list.missing, pa.string()))
+    missing = names.filter(is_missing)
+    if len(missing):
+        say(
+            f"{len(missing)} of {len(names)} listed videos were not found ({missing[0]} is the "
+            "first); they are recorded as failed"
+        )

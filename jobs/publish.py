@@ -19,7 +19,7 @@ from typing import IO, Any, Final
 import pyarrow as pa
 import pyarrow.parquet
 
-from gopstream.jobs.plan import PlannedVideo, PlanPart
+from gopstream.jobs.plan import PlannedVideo, PlanPart, arrow_type
 from gopstream.jobs.plan_files import merged_attribute_types
 from gopstream.shards.dataset_files import (
     DatasetFacts,
@@ -265,5 +265,5 @@ def _own_columns(parts: Sequence[PlanPart]) -> dict[str, str]:
 
 
 def _sample_schema(own: Mapping[str, str]) -> pa.Schema:
-    fields = [pa.field(name, pa.type_for_alias(kind)) for name, kind in own.items()]
+    fields = [pa.field(name, arrow_type(kind)) for name, kind in own.items()]
     return pa.schema([*SAMPLE_COLUMNS, *fields])

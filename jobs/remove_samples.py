@@ -2,12 +2,18 @@
 
 What is to be removed is written down first, in ``SPLIT/removal.json``, and this file is deleted
 last. Everything between depends on it alone and can be done again: a removal that was killed is
-completed by the next one, with the same bytes in the end.
+completed by the next one, with the same bytes in the end. The names of removed videos stay in
+``SPLIT/removed.json``.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
 
 from gopstream.jobs.console import progress
 from gopstream.jobs.plan import PlanPart
@@ -20,14 +26,13 @@ from gopstream.shards.dataset_files import (
     load_manifest,
     planned_splits,
 )
+from gopstream.shards.edit_files import check_changeable
 from gopstream.shards.edit_shard import REMOVAL_FILE, read_report, remove_from_shard
 from gopstream.shards.errors import FormatError, SettingsError
 from gopstream.shards.layout import FORMAT_VERSION, check_shard_name, dump_json, load_json
+from gopstream.shards.removed_sources import add_removed_sources, removed_sources
 from gopstream.shards.sample_table import read_samples
 from gopstream.shards.storage import Storage
-
-ByShard = dict[str, set[str]]
-"""Keys of samples, by the name of their shard."""
 
 _SHOWN: Final = 5
 
@@ -36,10 +41,31 @@ class Removal(NamedTuple):
     """What was removed."""
 
     keys: tuple[str, ...]
+    sources: Mapping[str, tuple[str, ...]]
+    """Names of videos, by split."""
     shards: Mapping[str, tuple[str, ...]]
     """Those written again, by split."""
     completed: bool
     """Whether an earlier removal had been interrupted."""
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """What is to be removed from a split."""
+
+    shards: dict[str, set[str]] = field(default_factory=dict)
+    """Keys of samples by the name of their shard; none where videos have only failed."""
+    sources: set[str] = field(default_factory=set)
+    """Names of videos."""
+
+    @property
+    def keys(self) -> set[str]:
+        return set().union(*self.shards.values())
+
+    def add(self, other: "_Wanted") -> None:
+        for shard, keys in other.shards.items():
+            self.shards.setdefault(shard, set()).update(keys)
+        self.sources |= other.sources
 
 
 def remove_samples(
@@ -47,38 +73,37 @@ def remove_samples(
 ) -> Removal:
     """Remove samples from the shards, their indexes and reports, the tables and the manifest.
 
-    Other shards are not touched. The plan keeps the videos' names, so that ``--append`` and
-    ``--retry-failed`` do not bring them back. A removal that was interrupted is completed first
-    or at once.
+    Other shards are not touched. A video that is removed by its name is gone for good: it no
+    longer counts as failed, and ``--append`` and ``--retry-failed`` leave out all of its segments.
+    A removal that was interrupted is completed at once.
 
     Args:
         storage: Of the dataset.
         keys: Of the samples.
-        sources: Names of videos, all of whose samples are removed.
+        sources: Names of planned videos, all of whose samples are removed.
 
     Raises:
-        SettingsError: If there is no such sample or video, nothing to do, or the split is not
-            finished; nothing is changed then.
+        SettingsError: If there is no such sample or video, nothing to do, the split is not
+            finished, or the dataset cannot be changed; nothing is changed then.
         DamageError: If an object that must be written again is damaged.
     """
     facts = load_dataset(storage)
     splits = planned_splits(storage)
+    check_changeable(storage, splits)
     pending = {split: held for split in splits if (held := _load_pending(storage, split))}
     if not keys and not sources and not pending:
         raise SettingsError("nothing to remove: give --key or --source")
-    wanted = _find(storage, splits, set(keys), set(sources), pending)
-    todo = {
-        split: _merge(pending.get(split, {}), wanted.get(split, {}))
-        for split in sorted({*pending, *wanted})
+    todo = _find(storage, splits, set(keys), set(sources), pending)
+    for split, unfinished in pending.items():
+        todo.setdefault(split, _Wanted()).add(unfinished)
+    parts = {split: _check_ready(storage, split) for split in sorted(todo)}
+    shards = {
+        split: _remove(storage, split, todo[split], facts, parts=parts[split]) for split in parts
     }
-    parts = {split: _check_ready(storage, split) for split in todo}
-    for split, by_shard in todo.items():
-        _remove(storage, split, by_shard, facts, parts=parts[split])
     return Removal(
-        keys=tuple(
-            sorted(key for split in todo.values() for held in split.values() for key in held)
-        ),
-        shards={split: tuple(sorted(by_shard)) for split, by_shard in todo.items()},
+        keys=tuple(sorted(key for wanted in todo.values() for key in wanted.keys)),
+        sources={split: tuple(sorted(todo[split].sources)) for split in parts},
+        shards=shards,
         completed=bool(pending),
     )
 
@@ -86,35 +111,42 @@ def remove_samples(
 def _remove(
     storage: Storage,
     split: str,
-    by_shard: ByShard,
+    wanted: _Wanted,
     facts: DatasetFacts,
     *,
     parts: Sequence[PlanPart],
-) -> None:
+) -> tuple[str, ...]:
+    """Remove from one split; returns the shards that had some of the samples."""
     content = {
         "format": FORMAT_VERSION,
-        "shards": {shard: sorted(keys) for shard, keys in by_shard.items()},
+        "shards": {shard: sorted(keys) for shard, keys in wanted.shards.items()},
+        "sources": sorted(wanted.sources),
     }
     storage.write(f"{split}/{REMOVAL_FILE}", dump_json(content))
-    with progress(f"removing from {split}", total=len(by_shard), unit="shards") as advance:
-        for shard, keys in sorted(by_shard.items()):
-            remove_from_shard(storage, split, shard, keys)
+    add_removed_sources(storage, split, wanted.sources)
+    written = []
+    with progress(f"removing from {split}", total=len(wanted.shards), unit="shards") as advance:
+        for shard, keys in sorted(wanted.shards.items()):
+            if remove_from_shard(storage, split, shard, keys, sources=wanted.sources):
+                written.append(shard)
             advance()
     publish_split(storage, split, parts, facts)
     storage.delete(f"{split}/{REMOVAL_FILE}")
+    return tuple(written)
 
 
-def _load_pending(storage: Storage, split: str) -> ByShard:
-    """Return what an interrupted removal was about."""
+def _load_pending(storage: Storage, split: str) -> _Wanted | None:
+    """Return what an interrupted removal was about; None if there was none."""
     name = f"{split}/{REMOVAL_FILE}"
     where = f"{storage.url}/{name}"
     try:
         content = load_json(storage, name)
     except FileNotFoundError:
-        return {}
+        return None
     check_format(content, where)
     try:
-        return {check_shard_name(name): set(keys) for name, keys in content["shards"].items()}
+        shards = {check_shard_name(name): set(keys) for name, keys in content["shards"].items()}
+        return _Wanted(shards, set(content.get("sources", [])))
     except (KeyError, AttributeError, TypeError) as error:
         raise FormatError(f"{where}: not a list of samples to remove ({error!r})") from error
 
@@ -145,17 +177,22 @@ def _find(
     splits: Sequence[str],
     keys: set[str],
     sources: set[str],
-    pending: Mapping[str, ByShard],
-) -> dict[str, ByShard]:
-    """Return where the samples are; those that are gone already are not among them."""
-    found: dict[str, ByShard] = defaultdict(lambda: defaultdict(set))
+    pending: Mapping[str, _Wanted],
+) -> dict[str, _Wanted]:
+    """Return what is where; what is gone already is not among it."""
+    found: dict[str, _Wanted] = defaultdict(_Wanted)
     unknown = keys | sources
     for split in splits:
         for key, source, shard in _samples(storage, split):
             if key in keys or source in sources:
-                found[split][shard].add(key)
-                unknown -= {key, source}
-    unknown -= {key for held in pending.values() for gone in held.values() for key in gone}
+                found[split].shards.setdefault(shard, set()).add(key)
+                unknown.discard(key)
+        if sources:
+            planned = _find_planned(storage, split, sources)
+            unknown -= planned.sources
+            if split in found or not planned.sources <= removed_sources(storage, split):
+                found[split].add(planned)
+    unknown -= {key for held in pending.values() for key in held.keys}
     if unknown:
         unknown -= _removed_before(storage, splits)
     if unknown:
@@ -166,6 +203,21 @@ def _find(
     return found
 
 
+def _find_planned(storage: Storage, split: str, sources: set[str]) -> _Wanted:
+    """Return which of the videos a split's plan has, and their shards, without any keys."""
+    planned = _Wanted()
+    names = pa.array(sorted(sources), pa.string())
+    for part in load_parts(storage, split):
+        column = part.table.column("name")
+        rows = np.flatnonzero(pyarrow.compute.is_in(column, names).to_numpy())
+        ends = [part.bounds(number)[1] for number in range(part.num_shards)]
+        numbers = np.unique(np.searchsorted(ends, rows, side="right")).tolist()
+        shard_names = part.shard_names if numbers else []
+        shards: dict[str, set[str]] = {shard_names[number]: set() for number in numbers}
+        planned.add(_Wanted(shards, set(column.take(rows).to_pylist())))
+    return planned
+
+
 def _samples(storage: Storage, split: str) -> Iterator[tuple[str, str, str]]:
     """Yield key, source and shard of each sample."""
     for batch in read_samples(storage, split, columns=["key", "source", "shard"]):
@@ -173,19 +225,10 @@ def _samples(storage: Storage, split: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _removed_before(storage: Storage, splits: Sequence[str]) -> set[str]:
-    """Return the keys and sources of samples that earlier removals have taken out."""
-    rows: Iterator[dict[str, Any]] = (
-        row
+    """Return the keys of samples that earlier removals have taken out."""
+    reports: Iterator[list[dict[str, Any]]] = (
+        read_report(storage, split, shard.name)
         for split in splits
         for shard in load_manifest(storage, split).shards
-        for row in read_report(storage, split, shard.name)
-        if row.get("removed")
     )
-    return {name for row in rows for name in (*row["removed"], row["source"])}
-
-
-def _merge(first: Mapping[str, set[str]], second: Mapping[str, set[str]]) -> ByShard:
-    return {
-        shard: first.get(shard, set()) | second.get(shard, set())
-        for shard in sorted({*first, *second})
-    }
+    return {key for rows in reports for row in rows for key in row.get("removed", [])}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -194,12 +195,15 @@ def shard(
 
     if plan + append + retry_failed > 1:
         raise UserError("only one of --plan, --append and --retry-failed can be given")
+    if plan and work.part is not None:
+        raise UserError("--plan is of all shares; leave --part out")
     job = _job(videos, out, extraction, work, store)
     choice = planning.choice()
     if retry_failed:
+        _check_retry(listing, planning, work)
         outcomes = try_failed_again(job, None if listing.split is None else [listing.split], choice)
     else:
-        video_list = _video_list(videos, listing, job.store)
+        video_list = _video_list(job, listing)
         if plan:
             summary = plan_summary(estimate_videos(job, video_list, choice), job)
             if json_file != "-":
@@ -233,15 +237,31 @@ def merge(out: str, /, *, store: StoreArguments = _STORE, json_file: JsonFile = 
     return 0
 
 
-def _video_list(videos: str, listing: ListArguments, store: "StoreOptions") -> "VideoList":
+def _check_retry(listing: ListArguments, planning: PlanArguments, work: WorkArguments) -> None:
+    """Refuse what would do nothing: the failed videos are those of the frozen plan."""
+    given = {
+        "--annotations": listing.annotations,
+        "--dataset": listing.dataset,
+        "--classes": listing.classes,
+        "--limit": planning.limit,
+        "--seed": planning.seed or None,
+        "--part": work.part,
+    }
+    for name, value in given.items():
+        if value is not None:
+            raise UserError(f"--retry-failed takes the videos of the plan; leave {name} out")
+
+
+def _video_list(job: "ShardingJob", listing: ListArguments) -> "VideoList":
     from gopstream.pipeline.annotations import read_annotations
     from gopstream.pipeline.object_store import is_address
-    from gopstream.pipeline.video_source import list_files, local_video
+    from gopstream.pipeline.video_source import local_video
 
+    videos = job.source.root
     with ExitStack() as stack:
         annotations = listing.annotations
         if annotations is not None and is_address(annotations):
-            fetched = local_video(videos, annotations, options=store)
+            fetched = local_video(videos, annotations, options=job.store)
             annotations = str(stack.enter_context(fetched))
         return read_annotations(
             videos,
@@ -249,8 +269,24 @@ def _video_list(videos: str, listing: ListArguments, store: "StoreOptions") -> "
             dataset=listing.dataset,
             split=listing.split or "train",
             classes_file=listing.classes,
-            list_files=partial(list_files, options=store),
+            list_files=partial(_list_sources, out=job.out, store=job.store),
         )
+
+
+def _list_sources(root: str, *, out: str, store: "StoreOptions") -> list[str]:
+    """List the files below the videos' root, but for those of the dataset if it lies there."""
+    from gopstream.pipeline.object_store import is_address
+    from gopstream.pipeline.video_source import list_files
+
+    names = list_files(root, store)
+    if is_address(root) or is_address(out):
+        above, below = f"{root.rstrip('/')}/", f"{out.rstrip('/')}/"
+    else:
+        above, below = (f"{Path(place).resolve()}/" for place in (root, out))
+    if below == above or not below.startswith(above):
+        return names
+    own = below.removeprefix(above)
+    return [name for name in names if not name.startswith(own)]
 
 
 def _job(
@@ -262,11 +298,20 @@ def _job(
 ) -> "ShardingJob":
     from gopstream.jobs.sharding_job import ShardingJob
     from gopstream.jobs.source_videos import VideoSource
+    from gopstream.pipeline.object_store import is_address, local_path
 
     check_positive({"stall-seconds": work.stall_seconds, "workers": work.workers})
+    binary = os.environ.get("GOPSTREAM_FFMPEG")
     if work.engine == "ray":
         # Ray would tell its makers of each job.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Its nodes have other working folders.
+        videos, out = _absolute(videos), _absolute(out)
+        binary = binary and _absolute(binary)
+    elif work.ray_address is not None:
+        raise UserError("--ray-address needs --engine ray")
+    if not is_address(videos) and not local_path(videos).is_dir():
+        raise UserError(f"{videos}: no such folder")
     return ShardingJob(
         source=VideoSource(videos, store.options()),
         out=out,
@@ -274,11 +319,18 @@ def _job(
         store=store.options(),
         workers=work.workers or os.cpu_count() or 1,
         stall_seconds=work.stall_seconds,
-        ffmpeg_binary=os.environ.get("GOPSTREAM_FFMPEG"),
+        ffmpeg_binary=binary,
         engine=work.engine,
         ray_address=work.ray_address or os.environ.get("RAY_ADDRESS"),
         part=None if work.part is None else _job_part(work.part),
     )
+
+
+def _absolute(place: str) -> str:
+    """Return a local path so that it means the same in another working folder."""
+    from gopstream.pipeline.object_store import is_address, local_path
+
+    return place if is_address(place) else str(local_path(place).absolute())
 
 
 def _job_part(text: str) -> "JobPart":

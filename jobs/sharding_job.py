@@ -56,8 +56,8 @@ class ShardingJob:
 
     @property
     def silence_seconds(self) -> float:
-        """How long a worker may say nothing: with a store that is away it waits in silence."""
-        if not is_address(self.out) and not is_address(self.source.root):
+        """How long a worker may say nothing; for a store that takes no upload it waits so."""
+        if not is_address(self.out):
             return self.stall_seconds
         return max(self.stall_seconds, 2 * self.store.patience_seconds + _ABORT_SECONDS)
 

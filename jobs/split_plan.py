@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute
+from gopstream.shards.removed_sources import removed_sources
 
+from gopstream.jobs.console import say
 from gopstream.jobs.plan import PartKind, PlanPart, VideoId, make_part, order_videos, video_id
 from gopstream.jobs.plan_files import check_same_part
 from gopstream.jobs.publish import is_published
@@ -86,24 +88,27 @@ def plan_append(
     The list may be the new videos alone, or old and new together.
 
     Raises:
-        SettingsError: If there is nothing to append to, an old video has another label now, or
-            an earlier part is unfinished.
+        SettingsError: If an old video has another label now, or an earlier part is unfinished.
     """
     where = f"{storage.url}/{split}"
-    if not held:
-        raise SettingsError(f"{where}: nothing is there to append to; leave --append out")
     unfinished = _unfinished(storage, split, held, kind="append")
     done = held if unfinished is None else held[:-1]
-    known = _labels_by_id(done)
-    new = []
+    known, gone = _labels_by_id(done), removed_sources(storage, split)
+    new, num_removed = [], 0
     for record in records:
-        if video_id(record) not in known:
+        if record.name in gone:
+            num_removed += 1
+        elif video_id(record) not in known:
             new.append(record)
         elif known[video_id(record)] != record.label:
             raise SettingsError(
                 f"{where}: {record.name} has the label {known[video_id(record)]!r}, now it is "
                 f"{record.label!r}; 'gopstream relabel' changes labels"
             )
+    said = f"{split}: {len(new)} of {len(records)} listed videos are new"
+    if num_removed:
+        said += f"; {num_removed} were taken out with 'gopstream remove' and stay out"
+    say(said)
     if not new:
         return SplitPlan(held)
     first_index = sum(part.num_videos for part in done if part.kind != "retry")
@@ -123,15 +128,23 @@ def plan_retry(
     """Plan the failed videos of a finished split once more.
 
     Raises:
-        SettingsError: If the split is not finished.
+        SettingsError: If the split is not finished, or an unfinished retry has other shards.
     """
     where = f"{storage.url}/{split}"
     if not held:
         raise SettingsError(f"{where}: nothing is planned; run without --retry-failed first")
-    if _unfinished(storage, split, held, kind="retry") is not None:
+    unfinished = _unfinished(storage, split, held, kind="retry")
+    if unfinished is not None:
+        if choice.videos_per_shard not in (None, unfinished.videos_per_shard):
+            raise SettingsError(
+                f"{where}: the retry that was begun has --videos-per-shard "
+                f"{unfinished.videos_per_shard}; use the same, or leave it out"
+            )
         return SplitPlan(held)
+    gone = removed_sources(storage, split)
     rows = map(json.loads, storage.read(f"{split}/{FAILURES_FILE}").splitlines())
-    failed = pa.array(sorted({row["video"] for row in rows}), pa.int64())
+    again = {row["video"] for row in rows if row["source"] not in gone}
+    failed = pa.array(sorted(again), pa.int64())
     if not len(failed):
         return SplitPlan(held)
     tables = [part.table for part in held if part.kind != "retry"]

@@ -29,4 +29,4 @@ class SourceError(PipelineError, OSError):
 
 
 class StoreError(OSError):
-    """Object storage that cannot be used at all; nothing of one video, so no PipelineError."""
+    """A place, object storage or a disk, that cannot be used; no fault of one video."""

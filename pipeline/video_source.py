@@ -219,6 +219,8 @@ class _Download:
                     patience.refresh()
                 self._prepare_resume(error)
                 patience.wait_or_raise(error)
+                if self._on_progress is not None:
+                    self._on_progress()  # whoever listens must not take patience for a stall
 
     def _fetch(self) -> None:
         """Fetch what is missing, in one request if it goes well."""

@@ -5,19 +5,17 @@ to nothing. Dropping again what was interrupted completes it.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Final
 
 from gopstream.shards.dataset_files import (
     FileRecord,
     load_dataset,
     load_manifest,
-    load_shard_files,
     save_dataset,
     save_manifest,
     save_shard_files,
 )
+from gopstream.shards.edit_files import check_changeable, read_files
 from gopstream.shards.edit_index import drop_residual
 from gopstream.shards.errors import SettingsError
 from gopstream.shards.index import index_bytes, load_index
@@ -26,15 +24,11 @@ from gopstream.shards.plane_names import check_plane_name
 from gopstream.shards.storage import Storage
 from gopstream.shards.user_plane import plane_index_name
 
-_AT_ONCE: Final = 32
-
 
 def refresh_manifest(storage: Storage, split: str) -> None:
     """Make a split's manifest list the files that its shards say they have."""
     manifest = load_manifest(storage, split)
-    names = [shard.name for shard in manifest.shards]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        files = list(pool.map(lambda name: load_shard_files(storage, split, name), names))
+    files = read_files(storage, split, [shard.name for shard in manifest.shards])
     pairs = zip(manifest.shards, files, strict=True)
     shards = tuple(replace(shard, files=now) for shard, now in pairs)
     if shards != manifest.shards:
@@ -50,10 +44,10 @@ def drop_plane(storage: Storage, plane: str, splits: Sequence[str]) -> int:
         splits: All finished splits of the dataset.
 
     Returns:
-        How many side tars were deleted.
+        How many side tars were deleted; 0 if there is no such plane (any more).
 
     Raises:
-        SettingsError: If there is no such plane, or it cannot be dropped.
+        SettingsError: If it cannot be dropped, or the dataset cannot be changed.
     """
     if plane in ("frames", "motion", "coverage"):
         raise SettingsError(
@@ -63,10 +57,11 @@ def drop_plane(storage: Storage, plane: str, splits: Sequence[str]) -> int:
         )
     if plane != "residual":
         check_plane_name(plane)
+    check_changeable(storage, splits)
     tars = [(split, name) for split in splits for name in _forget(storage, split, plane)]
     facts = load_dataset(storage)
     if not tars and plane not in facts.planes:
-        raise SettingsError(f"{storage.url}: there is no plane {plane!r}")
+        return 0
     for split in splits:
         refresh_manifest(storage, split)
     if plane in facts.planes:
@@ -82,20 +77,20 @@ def drop_plane(storage: Storage, plane: str, splits: Sequence[str]) -> int:
 def _forget(storage: Storage, split: str, plane: str) -> list[str]:
     """Take a plane out of the indexes and records of a split's shards; returns which had it."""
     there = set(storage.list_names(split))
+    names = [shard.name for shard in load_manifest(storage, split).shards]
     shards = []
-    for shard in load_manifest(storage, split).shards:
-        tar, side_index = tar_name(shard.name, plane), plane_index_name(shard.name, plane)
-        files = load_shard_files(storage, split, shard.name)
+    for shard, files in zip(names, read_files(storage, split, names), strict=True):
+        tar, side_index = tar_name(shard, plane), plane_index_name(shard, plane)
         # Also what an interrupted command has left, which no file lists yet or any more.
         if not {tar, side_index} & (there | files.keys()):
             continue
-        shards.append(shard.name)
+        shards.append(shard)
         left = {name: file for name, file in files.items() if name not in (tar, side_index)}
         if plane == "residual":
-            name = index_name(shard.name)
+            name = index_name(shard)
             content = index_bytes(drop_residual(load_index(storage, f"{split}/{name}")))
             storage.write(f"{split}/{name}", content)
             left[name] = FileRecord.of(content)
         if left != files:
-            save_shard_files(storage, split, shard.name, left)
+            save_shard_files(storage, split, shard, left)
     return shards

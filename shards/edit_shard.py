@@ -30,7 +30,14 @@ REMOVAL_FILE: Final = "removal.json"
 """Which samples are being removed from a split; its presence means that this is not finished."""
 
 
-def remove_from_shard(storage: Storage, split: str, shard: str, keys: Collection[str]) -> None:
+def remove_from_shard(
+    storage: Storage,
+    split: str,
+    shard: str,
+    keys: Collection[str],
+    *,
+    sources: Collection[str] = (),
+) -> bool:
     """Make a shard hold no byte of some samples.
 
     Args:
@@ -38,22 +45,30 @@ def remove_from_shard(storage: Storage, split: str, shard: str, keys: Collection
         split: Name of the split.
         shard: Name of the shard.
         keys: Of the samples; those that the shard does not have are passed over.
+        sources: Names of videos that count as removed, no longer as failed, where they failed.
+
+    Returns:
+        Whether the shard had such samples.
 
     Raises:
         DamageError: If an object of the shard is missing or damaged; those before it may be
             written already.
     """
     report = read_report(storage, split, shard)
-    if not any(sample["key"] in keys for row in report for sample in row.get("samples", [])):
-        return
-    try:
-        files = load_shard_files(storage, split, shard)
-        _rewrite(storage, split, shard, files, keys=keys)
-    except FileNotFoundError as error:
-        raise DamageError(f"{storage.url}/{split}: {error}; run 'gopstream verify'") from error
-    save_shard_files(storage, split, shard, files)
-    rows = b"".join(dump_json(_row_without(row, keys)) + b"\n" for row in report)
-    storage.write(f"{split}/{report_name(shard)}", rows)
+    rows = [_row_without(row, keys, sources) for row in report]
+    if rows == report:
+        return False
+    has_samples = any(sample["key"] in keys for row in report for sample in row.get("samples", []))
+    if has_samples:
+        try:
+            files = load_shard_files(storage, split, shard)
+            _rewrite(storage, split, shard, files, keys=keys)
+        except FileNotFoundError as error:
+            raise DamageError(f"{storage.url}/{split}: {error}; run 'gopstream verify'") from error
+        save_shard_files(storage, split, shard, files)
+    content = b"".join(dump_json(row) + b"\n" for row in rows)
+    storage.write(f"{split}/{report_name(shard)}", content)
+    return has_samples
 
 
 def read_report(storage: Storage, split: str, shard: str) -> list[dict[str, Any]]:
@@ -127,11 +142,17 @@ def _write(storage: Storage, split: str, name: str, content: bytes) -> FileRecor
     return FileRecord.of(content)
 
 
-def _row_without(row: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+def _row_without(
+    row: Mapping[str, Any], keys: Collection[str], sources: Collection[str]
+) -> dict[str, Any]:
     """Return a row of the report that says which samples are gone.
 
     The source's name stays, as in the plan: a video that was taken down is not appended again.
     """
+    if row.get("status") == "failed" and row.get("source") in sources:
+        left_out = ("key", "stage", "error", "message")
+        about = {name: value for name, value in row.items() if name not in left_out}
+        return about | {"status": "removed", "samples": [], "warnings": []}
     samples = row.get("samples", [])
     gone = [sample["key"] for sample in samples if sample["key"] in keys]
     if not gone:

@@ -15,6 +15,7 @@ from gopstream.shards.dataset_files import (
     load_shard_files,
     save_shard_files,
 )
+from gopstream.shards.edit_files import check_changeable, read_files
 from gopstream.shards.edit_planes import refresh_manifest
 from gopstream.shards.errors import SettingsError
 from gopstream.shards.index import load_index
@@ -28,6 +29,9 @@ _EXTENSION: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _MAX_MEMBER_NAME: Final = 100  # of a tar header without extensions
 _SHOWN: Final = 5
 
+_Place = tuple[str, str]
+"""A split and a shard of it."""
+
 
 class PlaneFile(NamedTuple):
     """A file that becomes a member."""
@@ -37,13 +41,14 @@ class PlaneFile(NamedTuple):
 
 
 class AddedPlane(NamedTuple):
-    """What has been made of a folder."""
+    """What has been made of a folder, in the shards that lacked the plane."""
 
     num_members: int
     num_samples: int
     """With at least one member."""
     missing: int
     """Samples without any."""
+    num_shards: int
     unused: tuple[str, ...]
     """Names in the folder that belong to no sample of the splits."""
 
@@ -59,8 +64,9 @@ def add_user_plane(
 ) -> AddedPlane:
     """Make side tars of a folder that has ``KEY.EXT`` files, or ``KEY/EXT``.
 
-    Nothing is written before every sample is known to have a file. Running it again completes
-    what was interrupted, and replaces what the folder has otherwise by then.
+    Shards that have the plane already are passed over: after videos were appended, only those
+    of the new samples are made. Nothing is written before every sample of the others is known to
+    have a file. Running it again completes what was interrupted.
 
     Args:
         storage: Of the dataset.
@@ -68,46 +74,57 @@ def add_user_plane(
         splits: Finished splits whose samples get it.
         folder: Of the files.
         partial: Allow samples without a file.
-        on_shard: Called after each shard.
+        on_shard: Called after each shard, also one that is passed over.
 
     Raises:
-        SettingsError: If the name cannot be used or is in use, samples lack files, or a file's
-            name cannot be a member's.
+        SettingsError: If the name cannot be used, all shards have the plane, samples lack files,
+            a file's name cannot be a member's, or the dataset cannot be changed.
     """
     check_plane_name(plane)
-    shards = [(split, shard) for split in splits for shard in load_manifest(storage, split).shards]
-    for split, shard in shards:
-        if tar_name(shard.name, plane) in shard.files:
-            raise SettingsError(
-                f"{storage.url}/{split}: there is a plane {plane!r} already; drop it first"
-            )
-    keys = {
-        (split, shard.name): [
-            key.decode()
-            for key in load_index(storage, f"{split}/{index_name(shard.name)}").keys.tolist()
-        ]
-        for split, shard in shards
-    }
-    all_keys = [key for shard_keys in keys.values() for key in shard_keys]
-    found = _scan(folder, plane, set(all_keys))
-    missing = [key for key in all_keys if key not in found.files]
-    if missing and (not partial or len(missing) == len(all_keys)):
+    check_changeable(storage, splits)
+    keys, lacking = _open_shards(storage, splits, plane)
+    if keys and not lacking:
+        raise SettingsError(f"{storage.url}: there is a plane {plane!r} already; drop it first")
+    found = _scan(folder, plane, {key for shard_keys in keys.values() for key in shard_keys})
+    wanted = [key for place in lacking for key in keys[place]]
+    missing = [key for key in wanted if key not in found.files]
+    if missing and (not partial or not found.files):
         listed = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
         raise SettingsError(
-            f"{folder}: {len(missing)} of {len(all_keys)} samples have no file ({listed}); "
+            f"{folder}: {len(missing)} of {len(wanted)} samples have no file ({listed}); "
             "a file's name must be KEY.EXT, or KEY/EXT" + ("" if partial else ", or give --partial")
         )
-    for (split, shard_name), shard_keys in keys.items():
-        _write_shard(storage, split, shard_name, plane, shard_keys, files=found.files)
+    for place, shard_keys in keys.items():
+        if place in lacking:
+            _write_shard(storage, *place, plane, shard_keys, files=found.files)
         on_shard()
     for split in splits:
         refresh_manifest(storage, split)
     return AddedPlane(
-        num_members=sum(len(found.files.get(key, ())) for key in all_keys),
-        num_samples=len(all_keys) - len(missing),
+        num_members=sum(len(found.files.get(key, ())) for key in wanted),
+        num_samples=len(wanted) - len(missing),
         missing=len(missing),
+        num_shards=len(lacking),
         unused=found.unused,
     )
+
+
+def _open_shards(
+    storage: Storage, splits: Sequence[str], plane: str
+) -> tuple[dict[_Place, list[str]], set[_Place]]:
+    """Return the keys of each shard, and which shards lack the plane."""
+    keys: dict[_Place, list[str]] = {}
+    lacking = set()
+    for split in splits:
+        shards = load_manifest(storage, split).shards
+        records = read_files(storage, split, [shard.name for shard in shards])
+        for shard, files in zip(shards, records, strict=True):
+            index = load_index(storage, f"{split}/{index_name(shard.name)}")
+            keys[split, shard.name] = [key.decode() for key in index.keys.tolist()]
+            # One that only the shard, or only the manifest lists is left from an interruption.
+            if tar_name(shard.name, plane) not in shard.files.keys() & files.keys():
+                lacking.add((split, shard.name))
+    return keys, lacking
 
 
 class _Found(NamedTuple):

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
 
+from gopstream.pipeline.errors import StoreError
 from gopstream.shards.errors import FormatError
 from gopstream.shards.layout import check_size, partial_path, publish, sync_folder
 
@@ -73,15 +74,16 @@ class LocalWriter:
 
     def rewind(self, mark: int) -> None:
         """Drop everything that was written since the mark."""
-        self._file.truncate(mark)
-        self._file.seek(mark)
+        with self._named_errors():
+            self._file.truncate(mark)
+            self._file.seek(mark)
         self._num_bytes = mark
 
     def publish(self) -> None:
         """Make the file durable and give it its name."""
         with self._named_errors():
             os.fsync(self._file.fileno())
-        publish(self._partial, self._path)
+            publish(self._partial, self._path)
         self._file.close()
 
     def discard(self) -> None:
@@ -92,11 +94,11 @@ class LocalWriter:
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
-        """Let errors say which file it is, as those of a full disk do not."""
+        """Let errors say which file it is, and that no video is at fault."""
         try:
             yield
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
+            raise StoreError(error.errno, error.strerror, str(self._path)) from error
 
 
 class LocalStorage:

@@ -24,9 +24,12 @@ from gopstream.shards.layout import (
     load_json,
     report_name,
     shard_name,
+    tar_name,
 )
+from gopstream.shards.removed_sources import REMOVED_FILE, removed_sources
 from gopstream.shards.sample_table import read_samples
 from gopstream.shards.storage import Storage
+from gopstream.shards.user_plane import user_planes
 
 _PART_NAME: Final = re.compile(r"plan-([0-9]{4})\.json")
 _SHARD_FILE: Final = re.compile(r"([0-9]{6})\..+")
@@ -78,7 +81,12 @@ def check_plan(
         yield PLAN_FILE, f"cannot be read ({error})"
         return
     yield from _check_lists(manifest, plan, names)
+    yield from _check_planes(manifest)
     story = _Story((*facts.classes, ""))
+    try:
+        story.removed = removed_sources(storage, split)
+    except ShardError as error:
+        yield REMOVED_FILE, str(error)
     planned = {shard.name: shard for shard in plan.shards}
     for shard, rows in _read_reports(storage, split, manifest.shards):
         if isinstance(rows, str):
@@ -173,6 +181,22 @@ def _check_lists(
             yield name, "is there, but the manifest does not list it"
 
 
+def _check_planes(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Name each shard that lacks a plane which others of the split have."""
+    planes = {plane for shard in manifest.shards for plane in user_planes(shard.files)}
+    if any(tar_name(shard.name, "residual") in shard.files for shard in manifest.shards):
+        planes.add("residual")
+    for plane in sorted(planes):
+        for shard in manifest.shards:
+            name = tar_name(shard.name, plane)
+            if name not in shard.files:
+                yield (
+                    name,
+                    f"is not there, but other shards have the plane {plane!r}; 'gopstream planes "
+                    "add' makes it where it is missing, 'gopstream planes drop' drops all of it",
+                )
+
+
 class _ShardKeys(NamedTuple):
     """The keys of a shard's samples: millions of them would not fit into memory."""
 
@@ -195,6 +219,8 @@ class _Story:
     """Of all shards, in order."""
     is_whole: bool = True
     """Whether all reports could be read."""
+    removed: frozenset[str] = frozenset()
+    """Names of videos that must have left nothing."""
 
     def take(
         self, shard: ShardRecord, rows: Sequence[Mapping[str, Any]], planned: PlannedShard | None
@@ -214,6 +240,11 @@ class _Story:
         for row in rows:
             keys += [sample["key"] for sample in row.get("samples", [])]
             self._count(row, part)
+            if row.get("source") in self.removed and row.get("status") != "removed":
+                yield (
+                    f"video {row['source']} is there, but {REMOVED_FILE} lists it as removed; run "
+                    f"'gopstream remove --source' again"
+                )
         if len(keys) != shard.num_samples:
             yield f"reports {len(keys)} samples of {shard.num_samples}"
         self.keys.append(_ShardKeys(shard.name, len(keys), _hash(keys)))

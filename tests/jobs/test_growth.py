@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 
 import pyarrow.parquet
 import pytest
@@ -101,7 +103,7 @@ def test_appending_nothing_and_appending_again_change_nothing(videos, few, tmp_p
 def test_append_needs_a_finished_dataset(videos, few, tmp_path, capsys):
     root = tmp_path / "set"
     assert shard(videos, root, "--append") == 1
-    assert "nothing is there to append to" in capsys.readouterr().err
+    assert "there is no dataset to append to" in capsys.readouterr().err
     shard(few, root)
     (root / "train" / "manifest.json").unlink()
     assert shard(videos, root, "--append") == 1
@@ -252,3 +254,78 @@ def test_the_estimate_is_close_to_what_the_dataset_becomes(videos, whole, tmp_pa
 def test_only_one_kind_of_run(videos, tmp_path, capsys):
     assert shard(videos, tmp_path / "set", "--append", "--plan") == 1
     assert "only one of --plan, --append and --retry-failed" in capsys.readouterr().err
+
+
+def test_appending_says_how_many_are_new(videos, few, tmp_path, capsys):
+    root = tmp_path / "set"
+    shard(few, root)
+    assert shard(videos, root, "--append") == 0
+    assert "train: 8 of 16 listed videos are new" in capsys.readouterr().err
+    assert shard(few, root, "--append") == 0
+    assert "train: 0 of 8 listed videos are new" in capsys.readouterr().err
+
+
+def test_a_new_split_may_come_with_appended_videos(few, tmp_path):
+    root = tmp_path / "set"
+    names = sorted(path.relative_to(few).as_posix() for path in few.rglob("*.mp4"))
+    rows = [f"{name},{name.split('/')[0]},train" for name in names[:4]]
+    (tmp_path / "old.csv").write_text("\n".join(["path,label,split", *rows]))
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(sorted({name.split("/")[0] for name in names})))
+    words = ["--classes", str(labels), "--annotations"]
+    assert shard(few, root, *words, str(tmp_path / "old.csv")) == 0
+    rows += [
+        f"{names[4]},{names[4].split('/')[0]},train",
+        f"{names[5]},{names[5].split('/')[0]},val",
+    ]
+    (tmp_path / "new.csv").write_text("\n".join(["path,label,split", *rows]))
+    assert shard(few, root, *words, str(tmp_path / "new.csv"), "--append") == 0
+    assert len(ShardDataset(root, "train")) == 5
+    assert len(ShardDataset(root, "val")) == 1
+    assert main(["verify", str(root)]) == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--retry-failed", "--limit", "1"),
+        ("--retry-failed", "--annotations", "list.csv"),
+        ("--retry-failed", "--seed", "3"),
+        ("--retry-failed", "--part", "1/2"),
+        ("--plan", "--part", "1/2"),
+        ("--ray-address", "127.0.0.1:1"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(few, tmp_path, capsys, words):
+    assert shard(few, tmp_path / "set", *words) == 1
+    assert words[-2] in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_dataset_below_its_videos_is_not_listed_as_videos(few, tmp_path):
+    folder = tmp_path / "videos"
+    shutil.copytree(few, folder)
+    assert shard(folder, folder / "shards") == 0
+    before = hashes(folder / "shards")
+    assert shard(folder, folder / "shards") == 0
+    assert hashes(folder / "shards") == before
+    assert load_manifest(folder / "shards", "train").num_videos == 8
+
+
+def test_a_place_that_takes_no_more_is_no_fault_of_the_videos(few, tmp_path):
+    """A limit on the size of files stands for whatever a disk may answer besides being full."""
+    out = tmp_path / "set"
+    words = f"{few} --out {out} --short-side 64 --workers 1 --videos-per-shard 8"
+    command = f"ulimit -f 100; exec {sys.executable} -m gopstream shard {words}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "000000" in done.stderr
+    assert "File too large" in done.stderr
+    assert not (out / "train" / "manifest.json").exists()
+    assert (
+        subprocess.run(
+            [sys.executable, "-m", "gopstream", "shard", *words.split()], check=False
+        ).returncode
+        == 0
+    )
+    assert load_manifest(out, "train").num_failures == 0

@@ -105,6 +105,9 @@ def test_no_label_is_minus_one():
         ([1, "a"], "string"),
         ([True, 1], "string"),
         ([None, None], "null"),
+        ([2**60 + 1, 1], "large int64"),
+        ([2**60 + 1, 0.5], "string"),
+        ([2**63], "string"),
     ],
 )
 def test_a_column_has_a_type_that_holds_all_its_values(values, found):
@@ -122,6 +125,13 @@ def test_types_of_several_parts_are_merged():
         for value in (1, 0.5)
     ]
     assert merged_attribute_types(parts) == {"x": "double", "y": "int64"}
+
+
+def test_a_plan_of_an_earlier_version_is_named(tmp_path):
+    storage = open_storage(tmp_path)
+    storage.write("train/plan.json", b'{"format":1,"shards":[{"name":"000000","videos":[]}]}')
+    with pytest.raises(FormatError, match="made by an earlier version"):
+        load_parts(storage, "train")
 
 
 def test_saved_parts_come_back(tmp_path):
