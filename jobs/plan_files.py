@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from gopstream.jobs.plan import VIDEO_COLUMNS, PlanPart, merge_attribute_type, table_ids
-from gopstream.shards.dataset_files import check_format
+from gopstream.shards.dataset_files import check_format, load_json
 from gopstream.shards.errors import FormatError, SettingsError
-from gopstream.shards.layout import FORMAT_VERSION, PLAN_FILE, dump_json, load_json
+from gopstream.shards.layout import FORMAT_VERSION, PLAN_FILE, dump_json
 from gopstream.shards.storage import Storage
 
 _PART_NAME: Final = re.compile(r"plan-([0-9]{4})\.json")

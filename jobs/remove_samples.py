@@ -23,13 +23,14 @@ from gopstream.shards.dataset_files import (
     DatasetFacts,
     check_format,
     load_dataset,
+    load_json,
     load_manifest,
     planned_splits,
 )
 from gopstream.shards.edit_files import check_changeable
 from gopstream.shards.edit_shard import REMOVAL_FILE, read_report, remove_from_shard
 from gopstream.shards.errors import FormatError, SettingsError
-from gopstream.shards.layout import FORMAT_VERSION, check_shard_name, dump_json, load_json
+from gopstream.shards.layout import FORMAT_VERSION, check_shard_name, dump_json
 from gopstream.shards.removed_sources import add_removed_sources, removed_sources
 from gopstream.shards.sample_table import read_samples
 from gopstream.shards.storage import Storage
@@ -190,7 +191,8 @@ def _find(
         if sources:
             planned = _find_planned(storage, split, sources)
             unknown -= planned.sources
-            if split in found or not planned.sources <= removed_sources(storage, split):
+            is_new = not planned.sources <= removed_sources(storage, split)
+            if is_new or split in found:
                 found[split].add(planned)
     unknown -= {key for held in pending.values() for key in held.keys}
     if unknown:

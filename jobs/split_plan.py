@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute
-from gopstream.shards.removed_sources import removed_sources
 
 from gopstream.jobs.console import say
 from gopstream.jobs.plan import PartKind, PlanPart, VideoId, make_part, order_videos, video_id
@@ -18,6 +17,7 @@ from gopstream.shards.dataset_files import DatasetFacts
 from gopstream.shards.edit_shard import REMOVAL_FILE
 from gopstream.shards.errors import SettingsError
 from gopstream.shards.layout import FAILURES_FILE
+from gopstream.shards.removed_sources import removed_sources
 from gopstream.shards.storage import Storage
 
 Sizing = Callable[[pa.Table], int]

@@ -54,11 +54,15 @@ def _check_sizes(content: bytes) -> None:
     """Refuse arrays whose header claims more than there is, before NumPy allocates them."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{entry.filename} is compressed")
             with archive.open(entry) as member:
-                np.lib.format.read_magic(member)
+                version = np.lib.format.read_magic(member)
+                if version != (1, 0):
+                    raise ValueError(f"{entry.filename} has .npy version {version}")
                 shape, _, dtype = np.lib.format.read_array_header_1_0(member)
                 size = dtype.itemsize
                 for length in shape:  # a product in NumPy would wrap around
                     size *= length
-                if size != entry.file_size - member.tell() or size > len(content):
+                if size != entry.file_size - member.tell():
                     raise ValueError(f"{entry.filename} claims {size} bytes")

@@ -1,6 +1,7 @@
 """The small JSON files of a dataset: what it is, what was planned, what is finished."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +18,6 @@ from gopstream.shards.layout import (
     content_hash,
     dump_json,
     files_name,
-    load_json,
 )
 from gopstream.shards.storage import Storage, as_storage
 
@@ -80,6 +80,25 @@ class Manifest:
     def num_bytes(self) -> int:
         """Bytes of all files of all shards."""
         return sum(file.num_bytes for shard in self.shards for file in shard.files.values())
+
+
+def load_json(storage: Storage, name: str) -> dict[str, Any]:
+    """Read one of the dataset's JSON files.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        FormatError: If it is no JSON object, or too large to be one of ours.
+    """
+    where = f"{storage.url}/{name}"
+    try:
+        content = json.loads(storage.read(name))
+    except FormatError:
+        raise
+    except ValueError as error:
+        raise FormatError(f"{where}: not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise FormatError(f"{where}: expected a JSON object, got {type(content).__name__}")
+    return content
 
 
 def save_dataset(root: Storage | Path | str, facts: DatasetFacts) -> None:

@@ -6,17 +6,14 @@ Stored as ``.npz`` without pickle.
 Dimensions: N samples, M members, and per plane P pieces (JPEGs or chunks), sorted by sample.
 """
 
-import io
-import zipfile
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from gopstream.shards.array_file import array_file_bytes, parse_array_file
 from gopstream.shards.errors import FormatError
-from gopstream.shards.layout import FORMAT_VERSION, check_size
 
 if TYPE_CHECKING:
     from gopstream.shards.storage import Storage
@@ -99,7 +96,7 @@ class ShardIndex:
 
 def index_bytes(index: ShardIndex) -> bytes:
     """Return the index as an ``.npz`` file; the same index gives the same bytes."""
-    arrays: dict[str, npt.NDArray[Any]] = {"format_version": np.array(FORMAT_VERSION)}
+    arrays: dict[str, npt.NDArray[Any]] = {}
     for field in fields(ShardIndex):
         value = getattr(index, field.name)
         if isinstance(value, PieceTable):
@@ -107,53 +104,28 @@ def index_bytes(index: ShardIndex) -> bytes:
                 arrays[f"{field.name}.{column.name}"] = getattr(value, column.name)
         else:
             arrays[field.name] = value
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
+    return array_file_bytes(arrays)
 
 
-@overload
-def load_index(place: Path) -> ShardIndex: ...
-@overload
-def load_index(place: "Storage", name: str) -> ShardIndex: ...
-def load_index(place: "Path | Storage", name: str | None = None) -> ShardIndex:
+def load_index(storage: "Storage", name: str) -> ShardIndex:
     """Read the index of a shard.
 
     Args:
-        place: The file itself, or the storage that has it.
-        name: Its name in the storage.
+        storage: Of the dataset.
+        name: Of the index, with the split.
 
     Raises:
         FileNotFoundError: If it is not there.
         FormatError: If it is damaged, not an index, or of a newer version.
     """
-    if isinstance(place, Path):
-        path = str(place)
-        check_size(place.stat().st_size, path)
-        content = place.read_bytes()
-    else:
-        assert name is not None
-        path = f"{place.url}/{name}"
-        content = place.read(name)
-    try:
-        _check_sizes(content)
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, RuntimeError) as error:
-        # RuntimeError: a damaged zip header can claim encryption or a newer zip version.
-        raise FormatError(f"{path}: not a whole index ({error})") from error
-    version = int(arrays.get("format_version", np.array(0)))
-    if version != FORMAT_VERSION:
-        raise FormatError(
-            f"{path}: index of format version {version}; this gopstream reads version "
-            f"{FORMAT_VERSION}"
-        )
+    where = f"{storage.url}/{name}"
+    arrays = parse_array_file(storage.read(name), names=(), where=where)
     try:
         if "frame_flags" not in arrays:
             arrays["frame_flags"] = _flags_from_chunks(arrays)
         return _from_arrays(arrays)
     except KeyError as error:
-        raise FormatError(f"{path}: the index lacks {error}") from error
+        raise FormatError(f"{where}: the index lacks {error}") from error
 
 
 def _flags_from_chunks(arrays: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint8]:
@@ -176,19 +148,3 @@ def _from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> ShardIndex:
         else:
             content[field.name] = arrays[field.name]
     return ShardIndex(**content)
-
-
-def _check_sizes(content: bytes) -> None:
-    """Refuse arrays whose header claims more than the file holds, before NumPy allocates them."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        for entry in archive.infolist():
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{entry.filename} is compressed")
-            with archive.open(entry) as member:
-                version = np.lib.format.read_magic(member)
-                if version != (1, 0):
-                    raise ValueError(f"{entry.filename} has .npy version {version}")
-                shape, _, dtype = np.lib.format.read_array_header_1_0(member)
-                size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-                if size != entry.file_size - member.tell():
-                    raise ValueError(f"{entry.filename} claims {size} bytes")

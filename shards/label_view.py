@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gopstream.shards.array_file import parse_array_file
-from gopstream.shards.dataset_files import Manifest, check_format, load_manifest
+from gopstream.shards.dataset_files import Manifest, check_format, load_json, load_manifest
 from gopstream.shards.errors import FormatError, SettingsError, ShardError
-from gopstream.shards.layout import check_split_name, content_hash, load_json, tar_name
+from gopstream.shards.layout import check_split_name, content_hash, tar_name
 from gopstream.shards.plane_names import check_plane_name
 from gopstream.shards.storage import Storage
 

@@ -11,12 +11,12 @@ import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Any, Final
 
 from gopstream.shards.errors import FormatError
 
 if TYPE_CHECKING:
-    from gopstream.shards.storage import Storage
+    pass
 
 FORMAT_VERSION: Final = 1
 
@@ -110,38 +110,6 @@ def sample_key(split: str, video_index: int, segment: int | None) -> str:
 def dump_json(content: Mapping[str, Any]) -> bytes:
     """Return JSON with sorted keys: the same content gives the same bytes."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-@overload
-def load_json(place: Path) -> dict[str, Any]: ...
-@overload
-def load_json(place: "Storage", name: str) -> dict[str, Any]: ...
-def load_json(place: "Path | Storage", name: str | None = None) -> dict[str, Any]:
-    """Read one of the dataset's JSON files.
-
-    Args:
-        place: The file itself, or the storage that has it.
-        name: Its name in the storage.
-
-    Raises:
-        FileNotFoundError: If it is not there.
-        FormatError: If it is no JSON object, or too large to be one of ours.
-    """
-    if isinstance(place, Path):
-        where = str(place)
-        check_size(place.stat().st_size, where)
-        content = place.read_bytes()
-    else:
-        assert name is not None
-        where = f"{place.url}/{name}"
-        content = place.read(name)
-    try:
-        loaded = json.loads(content)
-    except ValueError as error:
-        raise FormatError(f"{where}: not valid JSON ({error})") from error
-    if not isinstance(loaded, dict):
-        raise FormatError(f"{where}: expected a JSON object, got {type(loaded).__name__}")
-    return loaded
 
 
 def check_size(num_bytes: int, where: str) -> None:

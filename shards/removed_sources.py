@@ -6,9 +6,9 @@ The plan keeps their names too, but another segment of the same video would be p
 from collections.abc import Set
 from typing import Final
 
-from gopstream.shards.dataset_files import check_format
+from gopstream.shards.dataset_files import check_format, load_json
 from gopstream.shards.errors import FormatError
-from gopstream.shards.layout import FORMAT_VERSION, dump_json, load_json
+from gopstream.shards.layout import FORMAT_VERSION, dump_json
 from gopstream.shards.storage import Storage
 
 REMOVED_FILE: Final = "removed.json"

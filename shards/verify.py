@@ -28,6 +28,7 @@ from gopstream.shards.edit_shard import read_report
 from gopstream.shards.errors import FormatError, ShardError
 from gopstream.shards.index import load_index
 from gopstream.shards.layout import files_name, index_name, report_name, tar_name
+from gopstream.shards.local_storage import LocalStorage
 from gopstream.shards.reader import ShardDataset
 from gopstream.shards.storage import Storage, as_storage
 from gopstream.shards.verify_content import check_sample
@@ -161,7 +162,10 @@ def _check_report(context: SplitToVerify, shard: ShardRecord, folder: Path) -> I
     except FormatError:
         return  # a fault of the split, named there
     reported = [sample["key"] for row in rows for sample in row.get("samples", [])]
-    keys = [key.decode() for key in load_index(folder / index_name(shard.name)).keys.tolist()]
+    keys = [
+        key.decode()
+        for key in load_index(LocalStorage(folder), index_name(shard.name)).keys.tolist()
+    ]
     if len(reported) == len(keys) and reported != keys:
         key = next(key for key, other in zip(keys, reported, strict=True) if key != other)
         yield Fault(report_name(shard.name), key, "names other samples than the index")

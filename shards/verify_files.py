@@ -14,6 +14,7 @@ from gopstream.shards.edit_index import member_name
 from gopstream.shards.errors import ShardError
 from gopstream.shards.index import MAIN_TAR, RESIDUAL_TAR, ShardIndex, load_index
 from gopstream.shards.layout import index_name, tar_name
+from gopstream.shards.local_storage import LocalStorage
 from gopstream.shards.user_plane import PlaneIndex, parse_plane_index, plane_index_name, user_planes
 
 
@@ -52,7 +53,7 @@ def check_files(
     """
     name = index_name(shard.name)
     try:
-        index = load_index(folder / name)
+        index = load_index(LocalStorage(folder), name)
     except FileNotFoundError:
         yield Fault(name, "", "is missing")
         return

@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from gopstream.shards.dataset_files import DatasetFacts, Manifest, ShardRecord, check_format
+from gopstream.shards.dataset_files import (
+    DatasetFacts,
+    Manifest,
+    ShardRecord,
+    check_format,
+    load_json,
+)
 from gopstream.shards.edit_shard import REMOVAL_FILE, read_report
 from gopstream.shards.errors import FormatError, ShardError
 from gopstream.shards.layout import (
@@ -21,7 +27,6 @@ from gopstream.shards.layout import (
     PLAN_FILE,
     SAMPLES_FILE,
     files_name,
-    load_json,
     report_name,
     shard_name,
     tar_name,

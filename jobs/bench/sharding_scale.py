@@ -77,6 +77,7 @@ def report_row(video: PlannedVideo) -> dict[str, Any]:
     if video.index % FAILED_EVERY == FAILED_EVERY - 1:
         message = f"{video.name}: not a video (Invalid data found when processing input)"
         return row | {
+            "key": sample_key(SPLIT, video.index, None),
             "status": "failed",
             "stage": "probe",
             "error": "NotAVideoError",

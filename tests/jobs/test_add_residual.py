@@ -1,7 +1,9 @@
 """A residual made later is the one that would have been made at first, or a clear error."""
 
+import gc
 import hashlib
 import shutil
+import threading
 
 import pytest
 
@@ -9,6 +11,7 @@ from gopstream.jobs import add_residual
 from gopstream.jobs.add_residual import ResidualTask, add_residual_plane, build_residual
 from gopstream.jobs.edit_commands import add, drop
 from gopstream.jobs.errors import UserError
+from gopstream.jobs.plan import PlannedVideo
 from gopstream.jobs.plan_files import load_parts
 from gopstream.jobs.preprocess import shard_folder
 from gopstream.jobs.remove_samples import remove_samples
@@ -200,6 +203,45 @@ def test_an_interrupted_addition_can_be_dropped(videos, root):
     assert hashes(root) != before
     drop_plane(storage, "residual", ["train"])
     assert hashes(root) == before
+
+
+def test_videos_are_taken_from_the_plan_when_their_shard_has_its_turn(
+    videos, full, root, monkeypatch
+):
+    """Those of all shards at once would not fit into memory."""
+    drop_plane(LocalStorage(root), "residual", ["train"])
+    run_tasks, held = add_residual.run_tasks, []
+
+    def count():
+        gc.collect()
+        return sum(type(thing) is PlannedVideo for thing in gc.get_objects())
+
+    before = count()
+
+    def watched(tasks, *words, **named):
+        held.append(count() - before)
+        return run_tasks(tasks, *words, **named)
+
+    monkeypatch.setattr(add_residual, "run_tasks", watched)
+    assert add_to(root, videos) == 2
+    assert held == [0]
+    assert hashes(root) == hashes(full)
+
+
+def test_records_of_files_are_read_by_several_threads(videos, root, monkeypatch):
+    """One after the other takes an hour for a hundred thousand shards in object storage."""
+    drop_plane(LocalStorage(root), "residual", ["train"])
+    readers, read = set(), LocalStorage.read
+
+    def watched(self, name):
+        if name.endswith(".files.json"):
+            readers.add(threading.current_thread())
+        return read(self, name)
+
+    monkeypatch.setattr(LocalStorage, "read", watched)
+    assert add_to(root, videos) == 2
+    assert readers
+    assert threading.main_thread() not in readers
 
 
 def test_it_cannot_be_added_twice(videos, root):

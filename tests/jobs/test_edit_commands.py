@@ -63,7 +63,18 @@ def test_remove_takes_several_keys(root, run):
 
 
 def test_remove_takes_sources(root, run):
-    assert len(run("remove", root, "--source", "left/0.mp4")["keys"]) == 1
+    result = run("remove", root, "--source", "left/0.mp4")
+    assert len(result["keys"]) == 1
+    assert result["sources"] == {"train": ["left/0.mp4"]}
+
+
+def test_remove_says_what_was_done(root, capsys):
+    assert remove(str(root), source=["left/0.mp4"]) == 0
+    said = capsys.readouterr().out
+    assert "1 samples removed, 1 shards written again\n" in said
+    assert "1 videos will be left out by --append and --retry-failed\n" in said
+    assert remove(str(root), source=["left/0.mp4"]) == 0
+    assert capsys.readouterr().out == "they were removed before\n"
 
 
 def test_planes_of_ones_own_come_and_go(root, run, tmp_path):
@@ -72,8 +83,17 @@ def test_planes_of_ones_own_come_and_go(root, run, tmp_path):
         (tmp_path / "captions" / f"{key}.txt").write_text(key)
     result = run("planes", "add", root, "captions", "--from", tmp_path / "captions")
     assert (result["members"], result["missing"], result["unused"]) == (2, 0, [])
+    assert result["shards"] == 2
     assert run("planes", "drop", root, "captions")["deleted"] == 2
+    assert run("planes", "drop", root, "captions")["deleted"] == 0
     assert list(verify_split(root, "train")) == []
+
+
+def test_dropping_what_is_not_there_says_so(root, capsys):
+    assert planes(["drop", str(root), "flow"], result_action="return_value") == 0
+    assert capsys.readouterr().out == "there is no plane flow; nothing to drop\n"
+    with pytest.raises(SettingsError, match="1 to 32"):
+        planes(["drop", str(root), "Flow"], exit_on_error=False)
 
 
 def test_what_cannot_be_meant_is_refused(root, tmp_path):

@@ -9,6 +9,7 @@ import csv
 import functools
 import http.server
 import json
+import re
 import threading
 
 import pytest
@@ -200,7 +201,7 @@ def test_server_that_takes_no_part_leaves_no_unfinished_upload(s3, videos, local
     words = ["shard", str(videos), "--out", f"{s3.url}/set", *OPTIONS]
     assert cli.main([*words, *store_options(s3, patience=2)]) == 1
     said = capsys.readouterr().err
-    assert "uploading failed for 2 seconds" in said
+    assert re.search(r"uploading failed for \d+ seconds", said)
     assert "Traceback" not in said
     assert begun
     assert s3.unfinished() == []
@@ -218,7 +219,7 @@ def test_videos_that_a_store_does_not_give_are_not_broken(s3, videos, local, cap
     s3.proxy.answer(503, times=1_000_000, matches=is_download)
     words = ["shard", f"{s3.url}/all", "--out", f"{s3.url}/set", *OPTIONS]
     assert cli.main([*words, *store_options(s3, patience=1)]) == 1
-    assert "downloading failed for 1 seconds" in capsys.readouterr().err
+    assert re.search(r"mp4: downloading failed for \d+ seconds", capsys.readouterr().err)
     assert not any(name.endswith(".report.jsonl") for name in check_visible(s3, local))
     s3.proxy.reset()
     assert cli.main([*words, *store_options(s3)]) == 0

@@ -15,7 +15,7 @@ from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.transcode import CanonicalFormat
 from gopstream.shards.dataset_files import load_manifest, save_manifest
 from gopstream.shards.errors import ShardError
-from gopstream.shards.layout import dump_json, load_json
+from gopstream.shards.layout import dump_json
 from gopstream.shards.local_storage import LocalStorage
 from gopstream.shards.object_storage import ObjectStorage
 from gopstream.shards.source_overlap import shared_sources
@@ -134,7 +134,7 @@ def test_a_shard_whose_record_has_changed_is_read_again(root, tmp_path, names):
     journal = tmp_path / "journal.jsonl"
     verify(root, journal=journal)
     manifest = load_manifest(root, "val")
-    content = load_json(root / "val" / "manifest.json")
+    content = json.loads((root / "val" / "manifest.json").read_bytes())
     content["shards"][0]["files"]["000000.tar"]["sha256"] = "0" * 64
     (root / "val" / "manifest.json").write_bytes(dump_json(content))
     names.clear()

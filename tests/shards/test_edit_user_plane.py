@@ -2,14 +2,21 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from gopstream.shards.dataset_files import load_manifest, load_shard_files
-from gopstream.shards.edit_planes import drop_plane
+from gopstream.shards.dataset_files import (
+    load_manifest,
+    load_shard_files,
+    save_manifest,
+    save_shard_files,
+)
+from gopstream.shards.edit_planes import drop_plane, refresh_manifest
 from gopstream.shards.edit_user_plane import add_user_plane
 from gopstream.shards.errors import DamageError, FormatError, SettingsError, ShardError
+from gopstream.shards.index import load_index
 from gopstream.shards.local_storage import LocalStorage
 from gopstream.shards.object_storage import ObjectStorage
 from gopstream.shards.reader import ShardDataset
@@ -215,12 +222,93 @@ def test_an_interrupted_drop_is_seen_and_completed(own_root, flow, tmp_path, pla
     assert lives > 6
 
 
-def test_what_is_not_there_cannot_be_dropped(own_root):
-    for plane in ("flow", "residual"):
-        if plane == "residual":
-            drop_plane(LocalStorage(own_root), plane, ["train"])
-        with pytest.raises(SettingsError, match=f"no plane '{plane}'"):
-            drop_plane(LocalStorage(own_root), plane, ["train"])
+@pytest.mark.parametrize("plane", ["flow", "residual"])
+def test_dropped_again_there_is_nothing_to_drop(own_root, flow, plane):
+    """As a job does that was killed just after its end, and is run again."""
+    add(own_root, flow)
+    assert drop_plane(LocalStorage(own_root), plane, ["train"]) == 2
+    before = hashes(own_root)
+    assert drop_plane(LocalStorage(own_root), plane, ["train"]) == 0
+    assert hashes(own_root) == before
+
+
+def forget_plane(root, shard):
+    """Leave a shard as one that was appended after the plane was added."""
+    folder = root / "train"
+    records = load_shard_files(root, "train", shard)
+    names = {f"{shard}.flow.tar", f"{shard}.flow.index.npz"}
+    save_shard_files(root, "train", shard, {n: r for n, r in records.items() if n not in names})
+    for name in names:
+        (folder / name).unlink()
+    refresh_manifest(LocalStorage(root), "train")
+
+
+def test_only_shards_that_lack_the_plane_get_it(own_root, flow, keys):
+    add(own_root, flow)
+    whole = hashes(own_root)
+    forget_plane(own_root, "000001")
+    done = own_root / "train" / "000000.flow.tar"
+    inode = done.stat().st_ino
+    added = add(own_root, flow)
+    assert (added.num_shards, added.missing, added.unused) == (1, 0, ())
+    assert 0 < added.num_samples < 7
+    assert done.stat().st_ino == inode
+    assert hashes(own_root) == whole
+
+
+def test_files_of_the_new_samples_are_enough(own_root, flow, keys):
+    add(own_root, flow)
+    whole = hashes(own_root)
+    forget_plane(own_root, "000001")
+    index = load_index(LocalStorage(own_root), "train/000000.index.npz")
+    old = [key.decode() for key in index.keys.tolist()]
+    for key in old:
+        (flow / f"{key}.flow.npy").unlink()
+    added = add(own_root, flow)
+    assert (added.num_samples, added.missing) == (7 - len(old), 0)
+    assert hashes(own_root) == whole
+
+
+def test_a_new_sample_without_a_file_is_listed(own_root, flow, keys):
+    add(own_root, flow)
+    forget_plane(own_root, "000001")
+    index = load_index(LocalStorage(own_root), "train/000001.index.npz")
+    new = [key.decode() for key in index.keys.tolist()]
+    (flow / f"{new[0]}.flow.npy").unlink()
+    before = hashes(own_root)
+    with pytest.raises(SettingsError, match=rf"1 of {len(new)} samples.*\({new[0]}\)"):
+        add(own_root, flow)
+    assert hashes(own_root) == before
+    assert add(own_root, flow, partial=True).missing == 1
+    assert faults_of(own_root) == []
+
+
+def test_an_interrupted_drop_may_be_followed_by_an_addition(own_root, flow, tmp_path):
+    """Wherever it was: a shard has the plane only if its record and the manifest say so."""
+    add(own_root, flow)
+    whole = hashes(own_root)
+    for lives in range(1, 7):
+        root = shutil.copytree(own_root, tmp_path / str(lives))
+        with pytest.raises(Killed):
+            drop_plane(DyingStorage(root, lives), "flow", ["train"])
+        add(root, flow)
+        assert hashes(root) == whole, lives
+
+
+@pytest.mark.parametrize("plane", ["flow", "residual"])
+def test_verify_names_the_shards_that_lack_a_plane(own_root, flow, plane):
+    add(own_root, flow)
+    manifest = load_manifest(own_root, "train")
+    shards = list(manifest.shards)
+    names = {f"000001.{plane}.tar", f"000001.{plane}.index.npz"}
+    left = {name: file for name, file in shards[1].files.items() if name not in names}
+    shards[1] = replace(shards[1], files=left)
+    save_manifest(own_root, replace(manifest, shards=tuple(shards)))
+    said = [f.what for f in faults_of(own_root) if f.shard == f"000001.{plane}.tar"]
+    assert any(f"other shards have the plane '{plane}'" in what for what in said)
+    assert not any(
+        "other shards have" in f.what for f in faults_of(own_root) if "000000" in f.shard
+    )
 
 
 @pytest.mark.parametrize("plane", ["frames", "motion", "coverage"])

@@ -11,7 +11,8 @@ import pytest
 from gopstream.shards import ShardDataset
 from gopstream.shards.errors import DamageError, FormatError, ShardError
 from gopstream.shards.index import load_index
-from gopstream.shards.layout import dump_json, load_json
+from gopstream.shards.layout import dump_json
+from gopstream.shards.local_storage import LocalStorage
 from gopstream.shards.verify import verify_split
 
 MEMBERS = [
@@ -31,7 +32,7 @@ def faults_of(root, *, rebuild=False):
 
 def place_of(root, suffix, sample=1):
     """Return (path, key, offset, length) of a member of the first shard."""
-    index = load_index(root / "train" / "000000.index.npz")
+    index = load_index(LocalStorage(root), "train/000000.index.npz")
     kind = index.member_names.tolist().index(suffix.encode())
     row = np.flatnonzero((index.member_kind == kind) & (index.member_sample == sample))[0]
     name = "000000.residual.tar" if index.member_tar[row] else "000000.tar"
@@ -47,7 +48,7 @@ def flip(path, offset):
 
 
 def edit_json(path, **changes):
-    path.write_bytes(dump_json(load_json(path) | changes))
+    path.write_bytes(dump_json(json.loads(path.read_bytes()) | changes))
 
 
 def test_a_whole_dataset_has_no_faults_and_can_be_rebuilt(dataset_root):
@@ -144,7 +145,7 @@ def test_a_whole_shard_of_another_run_is_a_fault(own_root):
 
 def test_changed_settings_are_a_fault(own_root):
     path = own_root / "dataset.json"
-    settings = load_json(path)["settings"] | {"crf": 3}
+    settings = json.loads(path.read_bytes())["settings"] | {"crf": 3}
     edit_json(path, settings=settings)
     [fault] = faults_of(own_root)
     assert "settings do not match their hash" in fault.what
@@ -161,7 +162,7 @@ def test_classes_that_are_gone_are_a_fault(own_root):
 
 def test_a_shard_that_the_manifest_forgets_is_a_fault(own_root):
     path = own_root / "train" / "manifest.json"
-    edit_json(path, shards=load_json(path)["shards"][:1])
+    edit_json(path, shards=json.loads(path.read_bytes())["shards"][:1])
     fault, *counts = faults_of(own_root)
     assert fault.shard == "000001"
     assert "does not list it" in fault.what
@@ -170,7 +171,7 @@ def test_a_shard_that_the_manifest_forgets_is_a_fault(own_root):
 
 def test_a_sample_that_the_manifest_counts_twice_is_a_fault(own_root):
     path = own_root / "train" / "manifest.json"
-    shards = load_json(path)["shards"]
+    shards = json.loads(path.read_bytes())["shards"]
     shards[0]["num_samples"] += 1
     edit_json(path, shards=shards)
     named = {fault.shard for fault in faults_of(own_root)}
@@ -202,7 +203,7 @@ def test_a_missing_table_is_a_fault(own_root, name):
 
 def test_files_that_the_manifest_does_not_list_are_faults(own_root):
     path = own_root / "train" / "manifest.json"
-    shards = load_json(path)["shards"]
+    shards = json.loads(path.read_bytes())["shards"]
     del shards[0]["files"]["000000.residual.tar"]
     edit_json(path, shards=shards)
     named = {fault.shard: fault.what for fault in faults_of(own_root)}
@@ -243,7 +244,7 @@ def test_an_index_with_a_lying_header_is_refused_without_allocation(own_root, li
     path = own_root / "train" / "000000.index.npz"
     rewrite_index(path, lambda entries: entries.update({"labels.npy": lie}))
     with pytest.raises(FormatError, match=r"000000\.index\.npz"):
-        load_index(path)
+        load_index(LocalStorage(path.parent), path.name)
     assert faults_of(own_root)[0].shard == path.name
 
 
@@ -252,14 +253,14 @@ def test_an_index_of_a_newer_version_is_refused(own_root):
     newer = npy((), np.int64(2).tobytes())
     rewrite_index(path, lambda entries: entries.update({"format_version.npy": newer}))
     with pytest.raises(FormatError, match="version 2"):
-        load_index(path)
+        load_index(LocalStorage(path.parent), path.name)
 
 
 def test_an_index_that_lacks_a_column_is_refused(own_root):
     path = own_root / "train" / "000000.index.npz"
     rewrite_index(path, lambda entries: entries.pop("motion.crc32.npy"))
     with pytest.raises(FormatError, match=r"lacks .*motion\.crc32"):
-        load_index(path)
+        load_index(LocalStorage(path.parent), path.name)
 
 
 def test_a_damaged_index_is_always_a_fault_never_a_crash(own_root):
@@ -273,7 +274,7 @@ def test_a_damaged_index_is_always_a_fault_never_a_crash(own_root):
         damaged[place] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
         try:
-            load_index(path)
+            load_index(LocalStorage(path.parent), path.name)
         except ShardError:
             continue
         except Exception as error:
@@ -281,7 +282,7 @@ def test_a_damaged_index_is_always_a_fault_never_a_crash(own_root):
     for length in rng.integers(0, len(whole), 20).tolist():
         path.write_bytes(whole[:length])
         with pytest.raises(FormatError):
-            load_index(path)
+            load_index(LocalStorage(path.parent), path.name)
 
 
 def test_without_residual_only_the_rebuild_is_refused(own_root):
@@ -329,7 +330,7 @@ def plan_a_number(folder, manifest):
 )
 def test_files_that_contradict_each_other_are_faults_never_a_crash(own_root, damage):
     folder = own_root / "train"
-    manifest = load_json(folder / "manifest.json")
+    manifest = json.loads((folder / "manifest.json").read_bytes())
     damage(folder, manifest)
     (folder / "manifest.json").write_bytes(dump_json(manifest))
     assert faults_of(own_root, rebuild=True)

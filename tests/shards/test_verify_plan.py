@@ -6,7 +6,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from gopstream.shards.layout import dump_json, load_json
+from gopstream.shards.layout import dump_json
 from gopstream.shards.local_storage import LocalStorage
 from gopstream.shards.verify import verify_split
 
@@ -16,7 +16,7 @@ def faults_of(root):
 
 
 def edit_json(path, **changes):
-    path.write_bytes(dump_json(load_json(path) | changes))
+    path.write_bytes(dump_json(json.loads(path.read_bytes()) | changes))
 
 
 def test_an_early_plan_without_records_of_files_is_read(own_root):
@@ -76,7 +76,7 @@ def test_a_report_of_other_samples_than_the_index_is_a_fault(own_root):
 
 def test_a_part_of_the_plan_that_the_manifest_does_not_know_is_a_fault(own_root):
     """As left by --append that was interrupted."""
-    plan = load_json(own_root / "train" / "plan.json")
+    plan = json.loads((own_root / "train" / "plan.json").read_bytes())
     later = plan | {"kind": "append", "videos": 2, "shards": 1, "first_shard": 2}
     (own_root / "train" / "plan-0001.json").write_bytes(dump_json(later))
     named = {fault.shard: fault.what for fault in faults_of(own_root)}
@@ -85,7 +85,7 @@ def test_a_part_of_the_plan_that_the_manifest_does_not_know_is_a_fault(own_root)
 
 
 def test_a_missing_part_of_the_plan_is_a_fault(own_root):
-    plan = load_json(own_root / "train" / "plan.json")
+    plan = json.loads((own_root / "train" / "plan.json").read_bytes())
     (own_root / "train" / "plan-0002.json").write_bytes(dump_json(plan))
     [fault] = faults_of(own_root)
     assert fault.shard == "plan.json"
@@ -111,7 +111,7 @@ def test_an_object_that_nothing_lists_is_a_fault(own_root):
 @pytest.mark.parametrize("name", ["../../etc/passwd", "000001.tar", "/etc/passwd"])
 def test_a_manifest_that_leads_elsewhere_is_a_fault(own_root, name):
     path = own_root / "train" / "manifest.json"
-    shards = load_json(path)["shards"]
+    shards = json.loads(path.read_bytes())["shards"]
     shards[0]["files"][name] = {"num_bytes": 1, "sha256": ""}
     edit_json(path, shards=shards)
     assert (name, "is not a file of this shard") in [

@@ -86,7 +86,7 @@ def test_leaving_with_an_error_removes_everything(clip, tmp_path):
 def test_a_shard_of_failures_only_is_an_empty_shard(tmp_path):
     files = write(tmp_path / "a", [])
     assert list(files) == PUBLISHED
-    assert len(load_index(tmp_path / "a" / "train" / "000000.index.npz").keys) == 0
+    assert len(load_index(LocalStorage(tmp_path), "a/train/000000.index.npz").keys) == 0
 
 
 def test_the_report_has_one_row_per_video(clip, tmp_path):
@@ -104,7 +104,7 @@ def test_without_residual_there_is_no_residual_tar(odd_video, tmp_path):
         writer.publish([])
     names = sorted(path.name for path in (tmp_path / "train").iterdir())
     assert names == [name for name in PUBLISHED if "residual" not in name]
-    index = load_index(tmp_path / "train" / "000000.index.npz")
+    index = load_index(LocalStorage(tmp_path), "train/000000.index.npz")
     assert index.frames.start.tolist() == index.residual.start.tolist() == [0, 0]
     assert index.motion.start.tolist() == [0, 2]
 

@@ -15,6 +15,7 @@ from gopstream.shards.loading.clip_reader import (  # noqa: E402
     view_clip,
 )
 from gopstream.shards.loading.loader import view_batches  # noqa: E402
+from gopstream.shards.local_storage import LocalStorage  # noqa: E402
 
 SPEC = ClipSpec(
     num_frames=4,
@@ -171,7 +172,7 @@ def test_motion_points_along_the_class(dataset):
 
 
 def test_a_damaged_jpeg_is_an_error_that_names_shard_and_key(own_root):
-    index = load_index(own_root / "train" / "000001.index.npz")
+    index = load_index(LocalStorage(own_root), "train/000001.index.npz")
     path = own_root / "train" / "000001.tar"
     content = bytearray(path.read_bytes())
     key = index.keys[0].decode()
