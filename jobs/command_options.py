@@ -2,10 +2,11 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from cyclopts import Parameter
 
@@ -14,6 +15,14 @@ from gopstream.jobs.errors import UserError
 if TYPE_CHECKING:
     from gopstream.pipeline.object_store import StoreOptions
     from gopstream.pipeline.options import ExtractionOptions
+
+# The object store reads them too, in this order; it panics at what is not an address.
+_ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_ENDPOINT: Final = re.compile(
+    r"(?i:https?)://([A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?"
+    r"(/[A-Za-z0-9._~%/-]*)?"
+)
+_MAX_PORT: Final = 65535
 
 JsonFile = Annotated[
     str | None,
@@ -31,7 +40,8 @@ class StoreArguments:
     """How object storage is reached; for addresses such as ``s3://bucket/folder`` alone."""
 
     endpoint: str | None = None
-    """Address of an S3-compatible server; by default AWS_ENDPOINT_URL, or AWS itself."""
+    """Address of an S3-compatible server, such as http://HOST:PORT; by default AWS_ENDPOINT_URL,
+    or AWS itself."""
     region: str | None = None
     """Region of the bucket; by default AWS_REGION."""
     profile: str | None = None
@@ -42,25 +52,42 @@ class StoreArguments:
     anonymous: bool = False
     """Send no credentials: for public buckets."""
     patience: float = 600.0
-    """How many seconds a store that fails or is away is asked again."""
+    """How many seconds a store that fails or is away is asked again; a web server that does not
+    answer at all, 60 at most."""
 
     def options(self) -> "StoreOptions":
         """Return them with what the environment adds.
 
         Raises:
-            UserError: If patience is not above zero.
+            UserError: If patience is not above zero, or an endpoint is not an address.
         """
         from gopstream.pipeline.object_store import StoreOptions
 
         check_positive({"patience": self.patience})
         return StoreOptions(
             patience_seconds=self.patience,
-            endpoint=self.endpoint or os.environ.get("AWS_ENDPOINT_URL"),
+            endpoint=_endpoint(self.endpoint),
             region=self.region,
             anonymous=self.anonymous,
             credentials_command=self.credentials_command,
             profile=self.profile or os.environ.get("AWS_PROFILE") or _default_profile(),
         )
+
+
+def _endpoint(option: str | None) -> str | None:
+    """Return the endpoint of the option or of the environment, None for AWS's own."""
+    given = {"--endpoint": option} | {name: os.environ.get(name) for name in _ENDPOINT_VARIABLES}
+    name, endpoint = next(
+        ((name, value) for name, value in given.items() if value is not None), ("", None)
+    )
+    if endpoint is None:
+        return None
+    found = _ENDPOINT.fullmatch(endpoint)
+    if found is None or int(found["port"] or 0) > _MAX_PORT:
+        raise UserError(
+            f"{name} must be an address such as http://HOST:PORT or https://HOST, got {endpoint!r}"
+        )
+    return endpoint
 
 
 def _default_profile() -> str | None:

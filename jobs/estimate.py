@@ -62,8 +62,8 @@ class Estimate:
     source_bytes: float
     video_hours: float
     videos_per_shard: int
-    relative_error: float
-    """Standard error of the size, relative."""
+    relative_error: float | None
+    """Standard error of the size, relative; None from a sample of one."""
     choices: tuple[Choice, ...]
     """The chosen settings first."""
 
@@ -95,7 +95,7 @@ def estimate_split(
     scale = num_videos / max(1, num_sampled)
     totals = [measure.num_bytes for measure in measures]
     mean = statistics.fmean(totals) if totals else 0.0
-    error = 0.0
+    error = None
     if len(totals) > 1 and mean:
         error = float(statistics.stdev(totals) / len(totals) ** 0.5 / mean)
     return Estimate(
@@ -180,7 +180,7 @@ def estimate_content(estimate: Estimate) -> dict[str, Any]:
         "video_hours": round(estimate.video_hours, 3),
         "videos_per_shard": estimate.videos_per_shard,
         "shards": -(-estimate.num_videos // estimate.videos_per_shard),
-        "relative_error": round(estimate.relative_error, 3),
+        "relative_error": estimate.relative_error and round(estimate.relative_error, 3),
         "choices": [
             {
                 "choice": choice.name,

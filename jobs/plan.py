@@ -30,9 +30,11 @@ VIDEO_COLUMNS: Final = pa.schema(
         ("end_seconds", pa.float64()),
         ("picture_rate", pa.float64()),
         ("attributes", pa.string()),
+        ("path", pa.string()),
     ]
 )
-"""One row per planned video; ``attributes`` is a JSON object."""
+"""One row per planned video; ``attributes`` is a JSON object, ``path`` where the video was found if
+elsewhere than its name says: a fact of the disk that is no part of the plan's identity."""
 
 VideoId = tuple[str, float | None, float | None]
 """What tells videos of a list apart: name, start and end."""
@@ -45,7 +47,7 @@ class PlannedVideo:
     index: int
     """Position in the plan; the sample's key is made from it."""
     name: str
-    """Path below the videos' folder, or an address."""
+    """What the list calls it: a path below the videos' folder, or an address."""
     label: int
     class_name: str | None
     start_seconds: float | None = None
@@ -53,6 +55,8 @@ class PlannedVideo:
     picture_rate: float | None = None
     """Pictures per second of a folder of pictures; None for a video file."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    path: str | None = None
+    """Where it is below the videos' folder, if elsewhere than its name says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,7 @@ def _planned_video(row: Mapping[str, Any]) -> PlannedVideo:
         end_seconds=row["end_seconds"],
         picture_rate=row["picture_rate"],
         attributes=json.loads(row["attributes"]) if row["attributes"] else {},
+        path=row["path"],
     )
 
 
@@ -164,6 +169,7 @@ def order_videos(
         pa.array([record.end_seconds for record in chosen], pa.float64()),
         pa.array([record.picture_rate for record in chosen], pa.float64()),
         pa.array([_attribute_text(record.attributes) for record in chosen], pa.string()),
+        pa.array([record.path for record in chosen], pa.string()),
     ]
     return pa.Table.from_arrays(columns, schema=VIDEO_COLUMNS)
 
@@ -227,9 +233,9 @@ def _attribute_text(attributes: Mapping[str, Any]) -> str | None:
 
 
 def _table_hash(table: pa.Table) -> str:
-    """Return a hash of the rows, which does not depend on how Arrow lays them out."""
+    """Return a hash of the rows but for where videos were found; Arrow's layout plays no part."""
     digest = hashlib.sha256()
-    for batch in table.to_batches(max_chunksize=10_000):
+    for batch in table.drop_columns(["path"]).to_batches(max_chunksize=10_000):
         columns = [column.to_pylist() for column in batch.columns]
         for row in zip(*columns, strict=True):
             digest.update(json.dumps(row, separators=(",", ":"), allow_nan=False).encode())

@@ -88,7 +88,8 @@ def _difference(held: PlanPart, wanted: PlanPart) -> str | None:
     if added or gone:
         example = f"{_first(added)} is new" if added else f"{_first(gone)} is gone"
         return f"the list of videos differs ({len(old_ids)} then, {len(new_ids)} now: {example})"
-    for old_row, new_row in zip(held.table.to_pylist(), wanted.table.to_pylist(), strict=True):
+    tables = (part.table.drop_columns(["path"]) for part in (held, wanted))
+    for old_row, new_row in zip(*(table.to_pylist() for table in tables), strict=True):
         if old_row != new_row:
             field = next(name for name in old_row if old_row[name] != new_row[name])
             return f"{old_row['name']} had {field} {old_row[field]!r}, now it is {new_row[field]!r}"

@@ -6,6 +6,7 @@ knows all parts of its plan is complete. What is still to do is the plan minus t
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,9 +26,12 @@ from gopstream.jobs.split_plan import SplitPlan, plan_append, plan_first, plan_r
 from gopstream.jobs.worker_pool import DEFAULT_STALL_SECONDS
 from gopstream.pipeline.annotations import read_annotations
 from gopstream.pipeline.annotations.record import VideoList, VideoRecord
+from gopstream.pipeline.annotations.video_files import find_again
 from gopstream.pipeline.errors import AnnotationError
+from gopstream.pipeline.object_store import is_address, is_web_address
 from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.transcode import ffmpeg_version
+from gopstream.pipeline.video_source import list_files
 from gopstream.shards.dataset_files import (
     DatasetFacts,
     check_same_dataset,
@@ -141,7 +145,13 @@ def try_failed_again(
     if not splits:
         raise SettingsError(f"{job.storage.url}: nothing is planned; run without --retry-failed")
     plans = {
-        split: plan_retry(job.storage, split, load_parts(job.storage, split), choice=choice)
+        split: plan_retry(
+            job.storage,
+            split,
+            load_parts(job.storage, split),
+            choice=choice,
+            find=partial(_find_again, job),
+        )
         for split in splits
     }
     return _work(job, plans, facts)
@@ -161,14 +171,27 @@ def merge_parts(storage: Storage) -> list[SplitOutcome]:
 
 
 def estimate_videos(job: ShardingJob, video_list: VideoList, choice: PlanChoice) -> list[Estimate]:
-    """Measure a sample of each split and scale it up; writes nothing."""
+    """Measure a sample of each split and scale it up; writes nothing.
+
+    Raises:
+        AnnotationError: If no video of a sample can be used.
+    """
     ffmpeg_version(job.binary)
+    for note in video_list.notes:
+        say(note)
+    if video_list.missing:
+        _say_not_found(list(video_list.missing), len(video_list.records))
     estimates = []
     for split, records in _by_split(video_list).items():
         table = order_videos(
             records, classes=video_list.classes, seed=choice.seed, limit=choice.limit
         )
         measures = _measure(job, table, with_choices=True)
+        if not measures:
+            raise AnnotationError(
+                f"{split}: no video of the sample can be used, such as "
+                f"{table.column('name')[0]}; shard with --limit 12 to see why"
+            )
         per_shard = choice.videos_per_shard or choose_videos_per_shard(table.num_rows, measures)
         estimates.append(
             estimate_split(
@@ -184,12 +207,34 @@ def estimate_videos(job: ShardingJob, video_list: VideoList, choice: PlanChoice)
     return estimates
 
 
+def _find_again(job: ShardingJob, table: pa.Table) -> pa.Table:
+    """Look up where planned videos are now; those that have come since may be in any folder."""
+    names = table.column("name").to_pylist()
+    paths = table.column("path").to_pylist()
+    if is_web_address(job.source.root) or all(map(is_address, names)):
+        return table
+    files = list_files(job.source.root, job.store)
+    there = set(files)
+    found = find_again(names, files)
+    now = [
+        path if path in there else found.get(name) for name, path in zip(names, paths, strict=True)
+    ]
+    place = table.schema.get_field_index("path")
+    return table.set_column(place, table.schema.field(place), pa.array(now, pa.string()))
+
+
 def _by_split(video_list: VideoList) -> dict[str, list[VideoRecord]]:
     splits: dict[str, list[VideoRecord]] = defaultdict(list)
     for record in video_list.records:
         splits[record.split].append(record)
     if not splits:
         raise AnnotationError("there are no videos")
+    if len(video_list.missing) == len(video_list.records):
+        raise AnnotationError(
+            f"none of the {len(video_list.records)} listed videos is there, such as "
+            f"{video_list.missing[0]}: is the folder of the videos right, and the list of this "
+            "dataset?"
+        )
     for split in splits:
         check_split_name(split)
     return splits
@@ -290,7 +335,11 @@ def _say_missing(video_list: VideoList, plans: Mapping[str, SplitPlan]) -> None:
     is_missing = pyarrow.compute.is_in(names, pa.array(video_list.missing, pa.string()))
     missing = names.filter(is_missing)
     if len(missing):
-        say(
-            f"{len(missing)} of {len(names)} listed videos were not found ({missing[0]} is the "
-            "first); they are recorded as failed"
-        )
+        _say_not_found(missing, len(names))
+
+
+def _say_not_found(missing: Sequence[object], num_listed: int) -> None:
+    say(
+        f"{len(missing)} of {num_listed} listed videos were not found ({missing[0]} is the first); "
+        "they count as failed until --retry-failed finds them"
+    )

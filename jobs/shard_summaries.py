@@ -81,9 +81,12 @@ def _estimate_line(estimate: Estimate, workers: int) -> str:
         f"{megabytes(estimate.source_bytes)} would become {num_shards:,} shards of "
         f"{estimate.videos_per_shard:,} videos in about {hours(estimate.choices[0].hours)} with "
         f"{workers} workers\n"
-        f"  from a sample of {estimate.num_measured}: sizes are known to about "
-        f"{estimate.relative_error:.0%} (one standard error)"
+        f"  from a sample of {estimate.num_measured}: "
     )
+    if estimate.relative_error is None:
+        line += "how much sizes differ is not known"
+    else:
+        line += f"sizes are known to about {estimate.relative_error:.0%} (one standard error)"
     if estimate.num_unusable:
         line += f"; {estimate.num_unusable} more of the sample cannot be used"
     return line

@@ -42,7 +42,8 @@ def open_planned(
         PipelineError: If it cannot be fetched, or is no video.
     """
     fetch = local_video if video.picture_rate is None else local_pictures
-    with fetch(source.root, video.name, options=source.store, on_progress=on_progress) as path:
+    name = video.path or video.name
+    with fetch(source.root, name, options=source.store, on_progress=on_progress) as path:
         facts = open_video(path, picture_rate=video.picture_rate)
         window = None
         if video.start_seconds is not None or video.end_seconds is not None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -69,7 +70,8 @@ def plan_first(
     )
     if held:
         check_same_part(where, held[0], part)
-        return SplitPlan(held)
+        # Where videos are may have changed since, or some may have come.
+        return SplitPlan([replace(held[0], table=part.table), *held[1:]])
     return SplitPlan([], part)
 
 
@@ -118,14 +120,26 @@ def plan_append(
     part = _further_part(table, done, kind="append", choice=choice, held=unfinished, sizing=sizing)
     if unfinished is not None:
         check_same_part(where, unfinished, part)
-        return SplitPlan(held)
+        return SplitPlan([*held[:-1], replace(unfinished, table=part.table)])
     return SplitPlan(held, part)
 
 
 def plan_retry(
-    storage: Storage, split: str, held: list[PlanPart], *, choice: PlanChoice
+    storage: Storage,
+    split: str,
+    held: list[PlanPart],
+    *,
+    choice: PlanChoice,
+    find: Callable[[pa.Table], pa.Table],
 ) -> SplitPlan:
     """Plan the failed videos of a finished split once more.
+
+    Args:
+        storage: Of the dataset.
+        split: Name of the split.
+        held: Parts that are frozen already.
+        choice: What the user chose of the plan.
+        find: Looks up where planned videos are now.
 
     Raises:
         SettingsError: If the split is not finished, or an unfinished retry has other shards.
@@ -149,7 +163,7 @@ def plan_retry(
         return SplitPlan(held)
     tables = [part.table for part in held if part.kind != "retry"]
     videos = pa.concat_tables(tables)
-    table = videos.filter(pyarrow.compute.is_in(videos.column("index"), failed))
+    table = find(videos.filter(pyarrow.compute.is_in(videos.column("index"), failed)))
     part = _further_part(
         table,
         held,

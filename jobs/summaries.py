@@ -8,10 +8,14 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from gopstream.jobs.plan_files import load_parts
+from gopstream.jobs.publish import unfinished_shards
 from gopstream.shards.dataset_files import Manifest, load_dataset, load_manifest, planned_splits
 from gopstream.shards.errors import ShardError
+from gopstream.shards.label_view import LABELS_FOLDER
 from gopstream.shards.layout import tar_name
 from gopstream.shards.storage import Storage
+from gopstream.shards.user_plane import user_planes
 
 
 class Summary(NamedTuple):
@@ -53,14 +57,26 @@ def dataset_summary(storage: Storage) -> Summary:
     """
     facts = load_dataset(storage)
     splits: dict[str, Any] = {}
+    own_planes: set[str] = set()
     table = Table("split", "videos", "failed", "samples", "shards", "bytes", "of it residual")
     for name in planned_splits(storage):
+        parts = load_parts(storage, name)
+        planned = sum(part.num_shards for part in parts)
+        undone = len(unfinished_shards(storage, name, parts))
         try:
             manifest = load_manifest(storage, name)
         except ShardError as error:
-            splits[name] = {"complete": False, "why": str(error)}
-            table.add_row(name, "not finished")
+            splits[name] = {
+                "complete": False,
+                "why": str(error),
+                "planned_videos": sum(part.num_videos for part in parts),
+                "planned_shards": planned,
+                "finished_shards": planned - undone,
+            }
+            table.add_row(name, "unfinished", "", "", f"{planned - undone} of {planned}")
             continue
+        if manifest.num_plans < len(parts):
+            table.caption = f"{name}: videos are being added, {undone} shards are to be made"
         residual = _residual_bytes(manifest)
         splits[name] = {
             "complete": True,
@@ -72,6 +88,7 @@ def dataset_summary(storage: Storage) -> Summary:
             "residual_bytes": residual,
             "class_counts": dict(manifest.class_counts),
         }
+        own_planes |= {plane for shard in manifest.shards for plane in user_planes(shard.files)}
         table.add_row(
             name,
             str(manifest.num_videos),
@@ -81,16 +98,20 @@ def dataset_summary(storage: Storage) -> Summary:
             megabytes(manifest.num_bytes),
             megabytes(residual),
         )
+    names = storage.list_names(LABELS_FOLDER)
+    views = [name.removesuffix(".json") for name in names if name.endswith(".json")]
     named = f"{len(facts.classes)}: {', '.join(facts.classes[:8])}"
     shown = {
         "dataset": storage.url,
         "classes": named + (", ..." if len(facts.classes) > 8 else "") if facts.classes else "none",
-        "planes": ", ".join(facts.planes),
+        "planes": ", ".join([*facts.planes, *sorted(own_planes)]),
+        "other labels": ", ".join(views) or "none",
         "settings": ", ".join(f"{name} {value}" for name, value in facts.settings.items()),
     }
     content = {
         "classes": list(facts.classes),
-        "planes": list(facts.planes),
+        "planes": [*facts.planes, *sorted(own_planes)],
+        "labels": views,
         "settings": dict(facts.settings),
         "splits": splits,
     }

@@ -23,7 +23,11 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from gopstream.pipeline.errors import StoreError
-from gopstream.pipeline.store_credentials import CommandCredentials, ProfileCredentials
+from gopstream.pipeline.store_credentials import (
+    WAYS_TO_CREDENTIALS,
+    CommandCredentials,
+    ProfileCredentials,
+)
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Config
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 _ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+# Two characters before the colon at least: C:/videos is a path.
+_ONE_SLASH: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 _S3: Final = ("s3", "s3a")
 _WEB: Final = ("http", "https")
 _OTHERS: Final = ("gs", "az", "azure", "adl", "abfs", "abfss")
@@ -44,6 +50,8 @@ _ONE_TRY_SECONDS: Final = 10.0
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 # obstore asks a provider at most every 100 ms.
 _CREDENTIALS_PAUSE_SECONDS: Final = 0.2
+# A link of a list is more often dead than its server is away for a while, and each costs a worker.
+_DEAD_LINK_SECONDS: Final = 60.0
 # A server that says nothing for so long is taken for dead. While a part is sent it says nothing,
 # and so uploads wait longer: 8 MiB in 300 s are 28 kB/s.
 _SILENT_READ_SECONDS: Final = 60.0
@@ -55,7 +63,10 @@ class StoreOptions:
     """How object storage is reached. Plain values, so that it travels to other processes."""
 
     patience_seconds: float = 600.0
-    """How long a store that fails or is away is asked again before it becomes an error."""
+    """How long a store that fails or is away is asked again before it becomes an error.
+
+    A web server that does not answer at all is asked for a minute at most.
+    """
     endpoint: str | None = None
     """Address of an S3-compatible server; None is the provider's own."""
     region: str | None = None
@@ -77,6 +88,8 @@ class Place(NamedTuple):
     """The provider of our own, if there is one."""
     address: str
     """For messages: without a query, which may hold a signature."""
+    is_anonymous: bool = False
+    """Whether no credentials are sent though the place could take them."""
 
 
 def is_address(place: str) -> bool:
@@ -90,7 +103,18 @@ def is_web_address(place: str) -> bool:
 
 
 def local_path(place: str) -> Path:
-    """Return the path of a local place, which may be a ``file://`` address."""
+    """Return the path of a local place, which may be a ``file://`` address.
+
+    Raises:
+        StoreError: If it looks like an address that lacks a slash, such as ``s3:/bucket``.
+    """
+    if found := _ONE_SLASH.match(place):
+        scheme = found[1]
+        slashes = ":///" if scheme.lower() == "file" else "://"
+        raise StoreError(
+            f"{place}: an address has two slashes; write {scheme}{slashes}{place[found.end() :]}, "
+            f"or ./{place} if a folder has that name"
+        )
     if not place.lower().startswith("file://"):
         return Path(place)
     return Path(url2pathname(urlsplit(place).path))
@@ -122,7 +146,7 @@ def open_place(address: str, options: StoreOptions, *, for_upload: bool = False)
         # The path is a part of these stores: accounts, containers and queries differ in form.
         return Place(_open_other(address, options, for_upload), "", None, shown)
     store, credentials = _open_bucket(bucket, options, for_upload)
-    return Place(store, path.strip("/"), credentials, shown)
+    return Place(store, path.strip("/"), credentials, shown, options.anonymous)
 
 
 @lru_cache(maxsize=8)
@@ -138,7 +162,8 @@ def _open_bucket(
     # One object is deleted at a time, and not all servers know how to delete many.
     config: S3Config = {"disable_bulk_delete": True}
     if options.endpoint is not None:
-        config["endpoint"] = options.endpoint
+        # Not "endpoint", before which AWS_ENDPOINT_URL_S3 of the environment goes.
+        config["aws_endpoint_url_s3"] = options.endpoint
     if region is not None:
         config["region"] = region
     if options.anonymous:
@@ -224,6 +249,7 @@ class Patience:
         self._place = place
         self._what = what
         self._limit = options.patience_seconds
+        self._is_web = is_web_address(place.address)
         self.refresh()
 
     def refresh(self) -> None:
@@ -246,7 +272,9 @@ class Patience:
             time.sleep(_CREDENTIALS_PAUSE_SECONDS)
             return
         elapsed = time.monotonic() - self._started
-        if not _is_passing(error, self._place) or elapsed + self._pause > self._limit:
+        is_dead_link = self._is_web and status_of(error) is None
+        limit = min(self._limit, _DEAD_LINK_SECONDS) if is_dead_link else self._limit
+        if not _is_passing(error, self._place) or elapsed + self._pause > limit:
             raise explain(error, place=self._place, what=self._what, seconds=elapsed) from error
         time.sleep(self._pause)
         self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
@@ -306,28 +334,48 @@ def explain(error: Exception, *, place: Place, what: str, seconds: float) -> OSE
     address, text = place.address, _text(error)
     if place.credentials is not None and place.credentials.error is not None:
         return place.credentials.error
+    if is_web_address(address):
+        return _explain_web(error, address=address, what=what, seconds=seconds)
     if "NoSuchBucket" in text:
         return StoreError(f"{address}: there is no such bucket; make it, or correct the address")
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(f"{address}: not there")
     if _METADATA_SERVER in text:
         return StoreError(
-            f"{address}: no credentials were found; set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or name a profile or a credentials command, or ask for "
-            "anonymous access"
+            f"{address}: no credentials were found; {WAYS_TO_CREDENTIALS}, or give --anonymous "
+            "if it is public"
         )
     if is_refused(error):
         code = _CODE.search(text)
+        why = (
+            f"the place does not allow anonymous access: leave --anonymous out, and {WAYS_TO_CREDENTIALS}"
+            if place.is_anonymous
+            else "the credentials are wrong, have expired, or do not allow it. What is finished is "
+            "kept: run the same command again with good ones"
+        )
         return StoreError(
-            f"{address}: {what} was refused ({code[1] if code else status_of(error)}); the "
-            "credentials are wrong, have expired, or do not allow it. What is finished is kept: "
-            "run the same command again with good ones"
+            f"{address}: {what} was refused ({code[1] if code else status_of(error)}); {why}"
         )
     if "redirect" in text:
         return StoreError(f"{address}: {what} was sent elsewhere; name the bucket's region")
     return StoreError(
         f"{address}: {what} failed for {seconds:.0f} seconds: {describe(error)}. What is finished "
         "is kept: run the same command again when the store answers"
+    )
+
+
+def _explain_web(error: Exception, *, address: str, what: str, seconds: float) -> OSError:
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(f"{address}: not there")
+    if is_refused(error):
+        return StoreError(
+            f"{address}: {what} was refused ({status_of(error)}); the web server does not give it "
+            "to everyone, or the signature in its address has expired. When it does, "
+            "--retry-failed tries it again"
+        )
+    return StoreError(
+        f"{address}: {what} failed for {seconds:.0f} seconds: {describe(error)}. When the web "
+        "server gives it, --retry-failed tries it again"
     )
 
 

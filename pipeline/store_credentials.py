@@ -17,6 +17,12 @@ from gopstream.pipeline.errors import StoreError
 if TYPE_CHECKING:
     from obstore.store import S3Credential
 
+WAYS_TO_CREDENTIALS: Final = (
+    "give --profile (or set AWS_PROFILE), give --credentials-command, or set AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY"
+)
+"""What a message tells those who have none."""
+
 _ASK_EACH_TIME: Final = timedelta(minutes=5)
 _OWN_MARGIN: Final = timedelta(minutes=5)
 _PAUSE: Final = timedelta(seconds=30)
@@ -134,7 +140,9 @@ class ProfileCredentials:
             import botocore.session  # type: ignore[import-untyped]
         except ImportError as error:
             raise StoreError(
-                f"the profile {self._profile!r} needs boto3: pip install boto3"
+                f"the profile {self._profile!r} needs boto3: pip install boto3; or do without it: "
+                "give --credentials-command, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+                "give --anonymous if the place is public"
             ) from error
         self._failure: type[Exception] = botocore.exceptions.BotoCoreError
         session = botocore.session.Session(profile=self._profile)
@@ -142,9 +150,15 @@ class ProfileCredentials:
             self._credentials = session.get_credentials()
             self.region: str | None = session.get_config_variable("region")
         except self._failure as error:
-            raise StoreError(f"the profile {self._profile!r} cannot be used: {error}") from error
+            raise StoreError(
+                f"the profile {self._profile!r} cannot be used: {error}; --profile or AWS_PROFILE "
+                "names another"
+            ) from error
         if self._credentials is None:
-            raise StoreError(f"the profile {self._profile!r} holds no credentials")
+            raise StoreError(
+                f"the profile {self._profile!r} holds no credentials; {WAYS_TO_CREDENTIALS}, or "
+                "give --anonymous if the place is public"
+            )
 
     def __call__(self) -> "S3Credential":
         """Return credentials that stay valid for a while."""

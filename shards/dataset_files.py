@@ -179,7 +179,8 @@ def check_same_dataset(root: Storage | Path | str, wanted: DatasetFacts) -> None
             )
     if held.planes != wanted.planes:
         raise SettingsError(
-            f"{url} holds the planes {', '.join(held.planes)}, not {', '.join(wanted.planes)}"
+            f"{url} holds the planes {', '.join(held.planes)}, not {', '.join(wanted.planes)}; "
+            f"give --planes {','.join(held.planes)}"
         )
     for name, names in wanted.label_sets.items():
         if held.label_sets.get(name) != names:
@@ -191,7 +192,7 @@ def check_same_dataset(root: Storage | Path | str, wanted: DatasetFacts) -> None
     if unknown:
         raise SettingsError(
             f"{url} has no class {', '.join(map(repr, unknown[:5]))}; classes are fixed by the "
-            "first split that is written"
+            "first split that is written: name all of them with --classes, in a new dataset"
         )
 
 

@@ -86,7 +86,7 @@ def add_user_plane(
     if keys and not lacking:
         raise SettingsError(f"{storage.url}: there is a plane {plane!r} already; drop it first")
     found = _scan(folder, plane, {key for shard_keys in keys.values() for key in shard_keys})
-    wanted = [key for place in lacking for key in keys[place]]
+    wanted = [key for place in keys if place in lacking for key in keys[place]]
     missing = [key for key in wanted if key not in found.files]
     if missing and (not partial or not found.files):
         listed = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")

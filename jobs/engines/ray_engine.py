@@ -65,8 +65,8 @@ def run_on_ray(
         stall_seconds: Longest silence of a worker.
         on_item: Called once for each item of a task, with whether it succeeded, when its task
             has ended.
-        address: Of the cluster. None takes what Ray finds (its environment variable, a cluster
-            on this machine) and otherwise starts one on this machine.
+        address: Of the cluster; ``auto`` takes one that runs on this machine. None starts one on
+            this machine for this job alone.
         retries: How often a task may be lost with its node or process.
 
     Raises:
@@ -298,7 +298,11 @@ def _import_ray() -> ModuleType:
 
 @contextmanager
 def _connected(ray: ModuleType, address: str | None) -> Iterator[None]:
-    """Connect to a cluster, or start one; a connection that there is already is used and kept."""
+    """Connect to a cluster, or start one; a connection that there is already is used and kept.
+
+    Without an address nothing is looked for: what the last cluster of this machine left behind
+    would be asked for minutes, although it is gone.
+    """
     if ray.is_initialized():
         yield
         return
@@ -306,7 +310,7 @@ def _connected(ray: ModuleType, address: str | None) -> Iterator[None]:
         if address is not None:
             _check_reachable(address)
         with _keep_sigterm():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         ray.shutdown()
         where = "on this machine" if address is None else f"at {address}"

@@ -1,15 +1,15 @@
 """ActivityNet 1.3: one JSON with the segments of untrimmed videos."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gopstream.pipeline.annotations.checks import check_name
 from gopstream.pipeline.annotations.record import VideoList, VideoRecord
 from gopstream.pipeline.annotations.record_list import RecordList, note
 from gopstream.pipeline.annotations.request import ListRequest, annotation_file
-from gopstream.pipeline.annotations.text_files import json_field, read_json
-from gopstream.pipeline.annotations.video_files import index_files, split_folders
+from gopstream.pipeline.annotations.text_files import cut, json_field, read_json
+from gopstream.pipeline.annotations.video_files import elsewhere, index_files, split_folders
 from gopstream.pipeline.annotations.vocabulary import Vocabulary, given_classes, sorted_classes
 from gopstream.pipeline.errors import AnnotationError
 
@@ -44,7 +44,7 @@ def read_activitynet(request: ListRequest) -> VideoList:
     without label and times. The video ``ID`` is the file ``v_ID`` (or ``ID``) in any folder, with
     any suffix; its expected name is ``v_ID.mp4``.
 
-    The classes are the leaves of the taxonomy, sorted, or those of ``--classes-file``. The
+    The classes are the leaves of the taxonomy, sorted, or those of ``--classes``. The
     official file has some 0.3 % of segments without length (its authors in issue 56 of
     activitynet/ActivityNet), some that end after the duration and some that are there twice; these
     are left out or cut and counted in the notes.
@@ -53,7 +53,7 @@ def read_activitynet(request: ListRequest) -> VideoList:
         AnnotationError: Naming the video and the number of the segment: a missing field, times
             that are no numbers or negative, an unknown label or subset.
     """
-    path = annotation_file(request, "activity_net.v1-3.min.json")
+    path = annotation_file(request, "activity_net.v1-3.min.json", form="JSON")
     content = read_json(path)
     database = json_field(content, "database", dict, where=str(path))
     classes = given_classes(request.classes_file) or _classes(content, path)
@@ -65,17 +65,21 @@ def read_activitynet(request: ListRequest) -> VideoList:
         where = f"{path}: database.{identifier}"
         subset = json_field(video, "subset", str, where=where)
         if subset not in _SPLITS:
-            raise AnnotationError(f"{where}: expected the subset {list(_SPLITS)}, got {subset!r}")
+            raise AnnotationError(
+                f"{where}: expected the subset {list(_SPLITS)}, got {cut(subset)!r}"
+            )
         split = _SPLITS[subset]
         name = check_name(f"v_{identifier}.mp4", videos=request.videos, where=where)
         folders = (split_folders(split),)
         found = files.find(f"v_{identifier}", folders=folders) or files.find(
             identifier, folders=folders
         )
-        if subset == "testing":
-            segments = iter([VideoRecord(found or name, None, split)])
-        else:
-            segments = _segments(video, (found or name, split), oddities, where=where)
+        whole = VideoRecord(name, None, split, path=elsewhere(found, name))
+        segments = (
+            iter([whole])
+            if subset == "testing"
+            else _segments(video, whole, oddities=oddities, where=where)
+        )
         for record in segments:
             if record.label is not None:
                 classes.check(record.label, where)
@@ -84,19 +88,18 @@ def read_activitynet(request: ListRequest) -> VideoList:
 
 
 def _segments(
-    video: object, owner: tuple[str, str], oddities: _Oddities, *, where: str
+    video: object, whole: VideoRecord, *, oddities: _Oddities, where: str
 ) -> Iterator[VideoRecord]:
-    name, split = owner
     duration = json_field(video, "duration", float, where=where)
     annotations = json_field(video, "annotations", list, where=where)
     if not annotations:
-        oddities.unannotated.append(name)
+        oddities.unannotated.append(whole.name)
     seen: set[tuple[float, float]] = set()
     for number, annotation in enumerate(annotations):
         place = f"{where}.annotations[{number}]"
         label = json_field(annotation, "label", str, where=place)
         start, end = _times(annotation, place)
-        case = f"{name} [{start:g}, {end:g}] s ({label})"
+        case = f"{whole.name} [{start:g}, {end:g}] s ({label})"
         if end <= start:
             oddities.empty.append(case)
             continue
@@ -110,14 +113,16 @@ def _segments(
             oddities.repeated.append(case)
             continue
         seen.add((start, end))
-        yield VideoRecord(name, label, split, start_seconds=start, end_seconds=end)
+        yield replace(whole, label=label, start_seconds=start, end_seconds=end)
 
 
 def _times(annotation: object, where: str) -> tuple[float, float]:
     segment = json_field(annotation, "segment", list, where=where)
     is_pair = len(segment) == 2 and all(type(time) in (int, float) for time in segment)
     if not is_pair or min(segment) < 0:
-        raise AnnotationError(f"{where}: expected a segment [start, end] in seconds, got {segment}")
+        raise AnnotationError(
+            f"{where}: expected a segment [start, end] in seconds, got {cut(str(segment))}"
+        )
     return float(segment[0]), float(segment[1])
 
 

@@ -3,6 +3,7 @@
 import math
 import re
 
+from gopstream.pipeline.annotations.text_files import cut
 from gopstream.pipeline.errors import AnnotationError
 
 _SPLIT = re.compile(r"[A-Za-z0-9_-]{1,64}")  # it becomes a folder and the start of each key
@@ -25,7 +26,7 @@ def check_name(text: str, *, videos: str, where: str) -> str:
         name = name[len(root) :]
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if not parts or name.startswith("/") or ".." in parts or "://" in name:
-        raise AnnotationError(f"{where}: expected a path below {videos}, got {text!r}")
+        raise AnnotationError(f"{where}: expected a path below {videos}, got {cut(text)!r}")
     check_text(name, where)
     return "/".join(parts)
 
@@ -36,9 +37,9 @@ def check_text(text: str, where: str) -> None:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise AnnotationError(f"{where}: expected a UTF-8 name, got {text!r}") from None
+            raise AnnotationError(f"{where}: expected a UTF-8 name, got {cut(text)!r}") from None
     if "\0" in text:
-        raise AnnotationError(f"{where}: expected a name, got one with a zero byte: {text!r}")
+        raise AnnotationError(f"{where}: expected a name, got one with a zero byte: {cut(text)!r}")
 
 
 def check_split(split: str, where: str) -> str:
@@ -50,7 +51,7 @@ def check_split(split: str, where: str) -> str:
     if not _SPLIT.fullmatch(split):
         raise AnnotationError(
             f"{where}: a split's name must be 1 to 64 ASCII letters, digits, '_' or '-', "
-            f"got {split!r}"
+            f"got {cut(split)!r}"
         )
     return split
 
@@ -66,7 +67,7 @@ def parse_seconds(text: str, where: str) -> float | None:
     try:
         return float(text)
     except ValueError:
-        raise AnnotationError(f"{where}: expected seconds, got {text!r}") from None
+        raise AnnotationError(f"{where}: expected seconds, got {cut(text)!r}") from None
 
 
 def check_window(

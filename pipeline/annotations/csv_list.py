@@ -14,7 +14,7 @@ from gopstream.pipeline.annotations.record import VideoList, VideoRecord
 from gopstream.pipeline.annotations.record_list import RecordList
 from gopstream.pipeline.annotations.request import ListRequest, annotation_file
 from gopstream.pipeline.annotations.text_files import read_table
-from gopstream.pipeline.annotations.video_files import index_files_if_listable
+from gopstream.pipeline.annotations.video_files import elsewhere, index_files_if_listable
 from gopstream.pipeline.annotations.vocabulary import given_classes, sorted_classes
 
 _OWN_COLUMNS = ("path", "label", "split", "start", "end")
@@ -27,14 +27,14 @@ def read_csv(request: ListRequest) -> VideoList:
     Paths are relative to the videos' root, or absolute and below it. An empty label means none,
     an empty split that of ``--split``; start and end are seconds, empty for the whole video.
     Further columns become attributes, as text. The classes are the labels that occur, sorted, or
-    those of ``--classes-file``.
+    those of ``--classes``.
 
     Raises:
         AnnotationError: Naming the file and the line of what cannot be read: a missing column,
             a row of another length, a segment twice, a path out of the folder, bad times, a
-            label that ``--classes-file`` does not have.
+            label that ``--classes`` does not have.
     """
-    path = annotation_file(request, "FILE.csv with a header path,label")
+    path = annotation_file(request, "FILE.csv with a header path,label", form="CSV or text")
     given = given_classes(request.classes_file)
     files = index_files_if_listable(request)
     records = RecordList(str(path), lambda line: f"{path}:{line}")
@@ -47,7 +47,8 @@ def read_csv(request: ListRequest) -> VideoList:
         if label is not None and given is not None:
             given.check(label, where)
         labels.add(label)
-        record = _record(cells, found or name, label=label, split=request.split, where=where)
+        record = _record(cells, name, label=label, split=request.split, where=where)
+        record = replace(record, path=elsewhere(found, name))
         records.add(record, place=line, is_there=found is not None)
     return records.finish((given or sorted_classes(labels, str(path))).names)
 

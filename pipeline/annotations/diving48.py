@@ -7,7 +7,7 @@ from gopstream.pipeline.annotations.record import VideoList, VideoRecord
 from gopstream.pipeline.annotations.record_list import RecordList
 from gopstream.pipeline.annotations.request import ListRequest, annotation_file, neighbour
 from gopstream.pipeline.annotations.text_files import json_field, read_json
-from gopstream.pipeline.annotations.video_files import index_files, split_folders
+from gopstream.pipeline.annotations.video_files import elsewhere, index_files, split_folders
 from gopstream.pipeline.annotations.vocabulary import Vocabulary, given_classes
 from gopstream.pipeline.errors import AnnotationError
 
@@ -20,12 +20,12 @@ def read_diving48(request: ListRequest) -> VideoList:
 
     The list is JSON: objects with ``vid_name`` and ``label``, the number of a class; the frame
     numbers become attributes. A class is named by its parts in ``Diving48_vocab.json`` beside the
-    list ("Back 15som 05Twis FREE"), or by ``--classes-file``; without both by its number.
+    list ("Back 15som 05Twis FREE"), or by ``--classes``; without both by its number.
 
     Raises:
         AnnotationError: Naming the entry: a missing field, an unknown label, a video twice.
     """
-    path = annotation_file(request, "Diving48_V2_train.json or Diving48_V2_test.json")
+    path = annotation_file(request, "Diving48_V2_train.json or Diving48_V2_test.json", form="JSON")
     entries = read_json(path)
     if not isinstance(entries, list):
         raise AnnotationError(f"{path}: expected a list of objects with 'vid_name' and 'label'")
@@ -46,7 +46,13 @@ def read_diving48(request: ListRequest) -> VideoList:
         name = check_name(f"{stem}.mp4", videos=request.videos, where=where)
         found = files.find(stem, folders=(split_folders(split),))
         label = classes.numbered(json_field(entry, "label", int, where=where), where)
-        record = VideoRecord(found or name, label, split, attributes=_frames(entry, where))
+        record = VideoRecord(
+            name,
+            label,
+            split,
+            path=elsewhere(found, name),
+            attributes=_frames(entry, where),
+        )
         records.add(record, place=index, is_there=found is not None)
     return records.finish(classes.names, notes=notes)
 

@@ -2,15 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gopstream.pipeline.annotations.checks import check_name, check_split, check_window
 from gopstream.pipeline.annotations.record import Attribute, VideoList, VideoRecord
 from gopstream.pipeline.annotations.record_list import RecordList, note, say_segment
 from gopstream.pipeline.annotations.request import ListRequest, annotation_file, neighbour
-from gopstream.pipeline.annotations.text_files import read_table
-from gopstream.pipeline.annotations.video_files import index_files, split_folders
+from gopstream.pipeline.annotations.text_files import cut, read_table
+from gopstream.pipeline.annotations.video_files import elsewhere, index_files, split_folders
 from gopstream.pipeline.annotations.vocabulary import Vocabulary, given_classes
 from gopstream.pipeline.errors import AnnotationError
 
@@ -46,14 +46,16 @@ def read_epic_kitchens(request: ListRequest) -> VideoList:
 
     The classes are the pairs that occur in the train and validation files, ordered by verb and
     noun number: both files must lie side by side for the classes not to depend on the split. When
-    one is absent the notes say so. ``--classes-file`` overrides. Narrations of one video with the
+    one is absent the notes say so. ``--classes`` overrides. Narrations of one video with the
     very same times are one record; the later ones are in the notes.
 
     Raises:
         AnnotationError: Naming the line: a missing column, a timestamp that is not H:M:S, a stop
             not after its start, an unknown class, a narration twice.
     """
-    path = annotation_file(request, "EPIC_100_train.csv, EPIC_100_validation.csv, ...")
+    path = annotation_file(
+        request, "EPIC_100_train.csv, EPIC_100_validation.csv, ...", form="CSV or text"
+    )
     words = _Words(
         _read_keys(path, _VERB_FILES, count=_NUM_VERBS),
         _read_keys(path, _NOUN_FILES, count=_NUM_NOUNS),
@@ -70,14 +72,15 @@ def read_epic_kitchens(request: ListRequest) -> VideoList:
         first = lines.setdefault(cells["narration_id"], line)
         if first != line:
             raise AnnotationError(
-                f"{where}: {cells['narration_id']} is listed twice (first at {path}:{first})"
+                f"{where}: {cut(cells['narration_id'])} is listed twice (first at {path}:{first})"
             )
         video = cells["video_id"].strip()
         found = files.find(video, folders=(split_folders(split),))
         name = check_name(
             f"{video.partition('_')[0]}/videos/{video}.MP4", videos=request.videos, where=where
         )
-        record = _record(cells, found or name, words=words, split=split, where=where)
+        record = _record(cells, name, words=words, split=split, where=where)
+        record = replace(record, path=elsewhere(found, name))
         if record.label is not None:
             classes.check(record.label, where)
         span = (video, record.start_seconds, record.end_seconds)
@@ -139,7 +142,9 @@ def _read_keys(path: Path, names: tuple[str, ...], *, count: int) -> Vocabulary:
     for line, cells in read_table(file, columns=("id", "key")):
         keys[_number(cells["id"], f"{file}:{line}")] = cells["key"].strip()
     if sorted(keys) != list(range(len(keys))):
-        raise AnnotationError(f"{file}: expected the ids 0, 1, 2, ..., got {sorted(keys)}")
+        raise AnnotationError(
+            f"{file}: expected the ids 0, 1, 2, ..., got {cut(str(sorted(keys)))}"
+        )
     return Vocabulary(tuple(keys[number] for number in range(len(keys))), str(file))
 
 
@@ -154,14 +159,14 @@ def _pair(cells: Mapping[str, str], where: str) -> tuple[int, int]:
 
 def _number(text: str, where: str) -> int:
     if not text.strip().isdecimal():
-        raise AnnotationError(f"{where}: expected the number of a class, got {text!r}")
+        raise AnnotationError(f"{where}: expected the number of a class, got {cut(text)!r}")
     return int(text)
 
 
 def _seconds(text: str, where: str) -> float:
     match = _TIMESTAMP.fullmatch(text.strip())
     if match is None:
-        raise AnnotationError(f"{where}: expected a time such as 00:01:02.34, got {text!r}")
+        raise AnnotationError(f"{where}: expected a time such as 00:01:02.34, got {cut(text)!r}")
     hours, minutes, seconds = match.groups()
     # Hundredths stay exact to the last bit of a float: 60 and 3600 are added as integers.
     return 3600 * int(hours) + 60 * int(minutes) + float(seconds)

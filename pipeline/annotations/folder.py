@@ -19,7 +19,7 @@ def read_folder(request: ListRequest) -> VideoList:
 
     With sub-folders, the first one below the root is the class of all files in it, at any depth.
     Without, the files have no label. The classes are the folders, sorted, or those of
-    ``--classes-file``.
+    ``--classes``.
 
     Raises:
         AnnotationError: If there is no file, or files lie beside the class folders.

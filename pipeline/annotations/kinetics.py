@@ -10,9 +10,10 @@ from gopstream.pipeline.annotations.checks import check_name, check_split, parse
 from gopstream.pipeline.annotations.record import VideoList, VideoRecord
 from gopstream.pipeline.annotations.record_list import RecordList
 from gopstream.pipeline.annotations.request import ListRequest, annotation_file
-from gopstream.pipeline.annotations.text_files import read_lines, read_table
+from gopstream.pipeline.annotations.text_files import cut, read_lines, read_table
 from gopstream.pipeline.annotations.video_files import (
     VideoFiles,
+    elsewhere,
     index_files,
     index_files_if_listable,
     split_folders,
@@ -48,16 +49,16 @@ def read_kinetics(request: ListRequest) -> VideoList:
     name is that with ``.mp4``. A row's split is the list's ("validate" becomes "val").
 
     Toolbox: ``path label`` or ``path,label``; the label is the number of a class from 0, or the
-    name of one in ``--classes-file``. A clip that is elsewhere is found by its stem.
+    name of one in ``--classes``. A clip that is elsewhere is found by its stem.
 
-    The classes are, in this order of choice: ``--classes-file``; the labels that occur, sorted;
+    The classes are, in this order of choice: ``--classes``; the labels that occur, sorted;
     the numbers from 0 to the largest label.
 
     Raises:
         AnnotationError: Naming the line: another number of fields, times that are no whole
             seconds, an unknown label, a clip twice, two files for one clip.
     """
-    path = annotation_file(request, _EXPECTED)
+    path = annotation_file(request, _EXPECTED, form="CSV or text")
     _, first = next(read_lines(path), (0, ""))
     if "youtube_id" in first:
         return _read_official(request, path)
@@ -85,9 +86,8 @@ def _read_official(request: ListRequest, path: Path) -> VideoList:
         stem = f"{cells['youtube_id'].strip()}_{start:06d}_{end:06d}"
         name = check_name(f"{stem}.mp4", videos=request.videos, where=where)
         found = _find_clip(files, stem, split=split, label=label)
-        records.add(
-            VideoRecord(found or name, label, split), place=line, is_there=found is not None
-        )
+        record = VideoRecord(name, label, split, path=elsewhere(found, name))
+        records.add(record, place=line, is_there=found is not None)
     return records.finish((given or sorted_classes(labels, str(path))).names)
 
 
@@ -103,13 +103,14 @@ def _read_toolbox_list(request: ListRequest, path: Path) -> VideoList:
         if label not in classes:
             label = classes.numbered(int(label), where)
         name = check_name(listed, videos=request.videos, where=where)
-        found = name
+        found: str | None = name
         if files is not None:
             stem = Path(name).stem
             moved = _CLIP_STEM.fullmatch(stem)
             exact = files.find_exactly(name)
-            found = exact or (moved and _find_clip(files, stem, split=split, label=label)) or ""
-        records.add(VideoRecord(found or name, label, split), place=line, is_there=bool(found))
+            found = exact or (moved and _find_clip(files, stem, split=split, label=label)) or None
+        record = VideoRecord(name, label, split, path=elsewhere(found, name))
+        records.add(record, place=line, is_there=found is not None)
     return records.finish(classes.names)
 
 
@@ -123,8 +124,8 @@ def _toolbox_rows(path: Path, classes: Vocabulary | None) -> Iterator[_Row]:
             raise AnnotationError(
                 f"{path}:{line}: expected a path and a label"
                 f"{f' that is in {classes.source}' if classes else ' that is a number'}, "
-                f"got {text!r}"
-                f"{'' if classes else '; name the classes with --classes-file'}"
+                f"got {cut(text)!r}"
+                f"{'' if classes else '; name the classes with --classes'}"
             )
         if listed.startswith('"') and listed.endswith('"') and len(listed) > 1:
             listed = listed[1:-1].replace('""', '"')
@@ -139,5 +140,5 @@ def _find_clip(files: VideoFiles, stem: str, *, split: str, label: str | None) -
 def _whole_seconds(text: str, where: str) -> int:
     seconds = parse_seconds(text, where)
     if seconds is None or not 0 <= seconds < 1_000_000 or seconds != int(seconds):
-        raise AnnotationError(f"{where}: expected whole seconds, got {text!r}")
+        raise AnnotationError(f"{where}: expected whole seconds, got {cut(text)!r}")
     return int(seconds)

@@ -18,6 +18,7 @@ from gopstream.pipeline.annotations.checks import (
 from gopstream.pipeline.annotations.record import Attribute, VideoList, VideoRecord
 from gopstream.pipeline.annotations.record_list import RecordList
 from gopstream.pipeline.annotations.request import ListRequest, annotation_file
+from gopstream.pipeline.annotations.text_files import cut
 from gopstream.pipeline.annotations.vocabulary import (
     Vocabulary,
     given_classes,
@@ -42,7 +43,7 @@ def read_parquet(request: ListRequest) -> VideoList:
     ``split``, ``start`` and ``end`` in seconds. Further columns of integers, floats, booleans and
     text become attributes of their type (NaN, which pandas writes for an absent number, as None).
 
-    The classes are ``--classes-file``; or the labels that occur, sorted; or, for numbers, 0 to the
+    The classes are ``--classes``; or the labels that occur, sorted; or, for numbers, 0 to the
     largest. The file is read in pieces: memory is that of the records.
 
     Raises:
@@ -52,7 +53,7 @@ def read_parquet(request: ListRequest) -> VideoList:
     import pyarrow as pa  # workers import the records of this package, and never need its 60 MB
     import pyarrow.parquet as pq
 
-    path = annotation_file(request, "FILE.parquet with a column uri")
+    path = annotation_file(request, "FILE.parquet with a column uri", form=None)
     given = given_classes(request.classes_file)
     try:
         with pq.ParquetFile(path) as file:
@@ -111,7 +112,7 @@ def _kinds(schema: "pa.Schema", path: Path) -> dict[str, str]:
     if len(set(names)) < len(names) or ("uri" in names) == ("path" in names):
         raise AnnotationError(
             f"{path}: expected columns with uri (or path, not both), each once; got "
-            f"{', '.join(names)}"
+            f"{cut(', '.join(names))}"
         )
     kinds = {name: _kind(field.type) for name, field in zip(names, schema, strict=True)}
     wanted = {"uri": "text", "path": "text", "split": "text"}

@@ -16,7 +16,9 @@ class VideoRecord:
     """
 
     name: str
-    """Path below the videos' root, with forward slashes; or a whole address (``s3://...``)."""
+    """Path below the videos' root, with forward slashes; or a whole address (``s3://...``).
+
+    It follows from the list alone, never from the files that are there."""
     label: str | None
     """Name of its class, None without one."""
     split: str
@@ -26,6 +28,9 @@ class VideoRecord:
     """None: to the video's end."""
     picture_rate: float | None = None
     """Pictures per second where ``name`` is a folder of JPEG pictures, None for a video file."""
+    path: str | None = None
+    """Where it was found below the videos' root, if elsewhere than its name says; no part of what
+    the record is."""
     # One mapping for all: a list of five million videos would hold as many empty ones.
     attributes: Mapping[str, Attribute] = field(default_factory=lambda: _NO_ATTRIBUTES)
     """Further columns of the list, kept in the sample's json and in ``samples.parquet``."""

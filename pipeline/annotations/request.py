@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gopstream.pipeline.annotations.text_files import Form, check_form
 from gopstream.pipeline.errors import AnnotationError
 
 
@@ -21,21 +22,24 @@ class ListRequest:
     """Names of all files below ``videos``, sorted, with forward slashes."""
 
 
-def annotation_file(request: ListRequest, expected: str) -> Path:
+def annotation_file(request: ListRequest, expected: str, *, form: Form | None) -> Path:
     """Return the annotation file.
 
     Args:
         request: Of which reader.
         expected: Names of the dataset's own files, for the message.
+        form: What it must look like; None for any.
 
     Raises:
-        AnnotationError: If none was given, or it is not there.
+        AnnotationError: If none was given, it is not there, or plainly has another form.
     """
     if request.annotations is None:
         raise AnnotationError(f"this dataset needs --annotations: {expected}")
     path = Path(request.annotations)
     if not path.is_file():
         raise AnnotationError(f"{path}: no such file; --annotations expects {expected}")
+    if form is not None:
+        check_form(path, form=form, expected=expected)
     return path
 
 

@@ -1,5 +1,6 @@
 """Something-Something v1 (folders of pictures) and v2 (WebM videos)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from gopstream.pipeline.annotations.checks import check_name, check_split
@@ -8,6 +9,7 @@ from gopstream.pipeline.annotations.record_list import RecordList
 from gopstream.pipeline.annotations.request import ListRequest, annotation_file, neighbour
 from gopstream.pipeline.annotations.text_files import json_field, read_json, read_lines
 from gopstream.pipeline.annotations.video_files import (
+    elsewhere,
     index_files,
     index_picture_folders,
     split_folders,
@@ -27,12 +29,16 @@ def read_ssv1(request: ListRequest) -> VideoList:
 
     Lines are ``id;label``, of the test list ``id``. Videos are folders of JPEG pictures named by
     the id. The classes are the lines of ``something-something-v1-labels.csv`` (or ``labels.csv``)
-    beside the list, in its order, or of ``--classes-file``.
+    beside the list, in its order, or of ``--classes``.
 
     Raises:
         AnnotationError: Naming the line: an unknown label, an id twice.
     """
-    path = annotation_file(request, "something-something-v1-train.csv, -validation.csv, -test.csv")
+    path = annotation_file(
+        request,
+        "something-something-v1-train.csv, -validation.csv, -test.csv",
+        form="CSV or text",
+    )
     classes = _classes(request, path, _V1_LABELS)
     folders = index_picture_folders(request)
     split = check_split(request.split, "--split")
@@ -45,10 +51,11 @@ def read_ssv1(request: ListRequest) -> VideoList:
         found = folders.find(name, folders=(split_folders(split),))
         records.add(
             VideoRecord(
-                name=found or name,
+                name=name,
                 label=classes.check(label.strip(), where) if separator else None,
                 split=split,
                 picture_rate=_V1_PICTURE_RATE,
+                path=elsewhere(found, name),
             ),
             place=line,
             is_there=found is not None,
@@ -62,12 +69,14 @@ def read_ssv2(request: ListRequest) -> VideoList:
     The list is JSON: objects with ``id``, ``template`` and ``label``; those of the test list have
     an id alone. The class is the template without its brackets; the classes are in the order of
     ``something-something-v2-labels.json`` (or ``labels.json``) beside the list, or of
-    ``--classes-file``. The written-out sentence becomes the attribute ``caption``.
+    ``--classes``. The written-out sentence becomes the attribute ``caption``.
 
     Raises:
         AnnotationError: Naming the entry: a missing field, an unknown label, an id twice.
     """
-    path = annotation_file(request, "something-something-v2-train.json, -validation.json, ...")
+    path = annotation_file(
+        request, "something-something-v2-train.json, -validation.json, ...", form="JSON"
+    )
     classes = _classes(request, path, _V2_LABELS)
     entries = read_json(path)
     if not isinstance(entries, list):
@@ -80,11 +89,9 @@ def read_ssv2(request: ListRequest) -> VideoList:
         identifier = json_field(entry, "id", str, where=where)
         name = check_name(f"{identifier}.webm", videos=request.videos, where=where)
         found = files.find(identifier, folders=(split_folders(split),))
-        records.add(
-            _v2_record(entry, found or name, classes=classes, split=split, where=where),
-            place=index,
-            is_there=found is not None,
-        )
+        record = _v2_record(entry, name, classes=classes, split=split, where=where)
+        record = replace(record, path=elsewhere(found, name))
+        records.add(record, place=index, is_there=found is not None)
     return records.finish(classes.names)
 
 
@@ -107,6 +114,6 @@ def _classes(request: ListRequest, path: Path, names: tuple[str, ...]) -> Vocabu
     if beside is None:
         raise AnnotationError(
             f"{path}: expected {' or '.join(names)} beside it, which names the classes; or give "
-            f"--classes-file"
+            f"--classes"
         )
     return read_classes(beside)

@@ -5,13 +5,51 @@ A byte-order mark is skipped, line ends may be CRLF, empty lines do not count.
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, Literal, NoReturn, TypeVar, cast
 
 from gopstream.pipeline.errors import AnnotationError
 
 Kind = TypeVar("Kind")
+Form = Literal["JSON", "CSV or text"]
+
+_MOST_QUOTED = 80
+_HEAD_BYTES = 4096
+# More than a bracket: a path may begin with one.
+_JSON_BEGINS = re.compile(rb"(\[\s*)?\{\s*\"")
+
+
+def cut(text: str) -> str:
+    """Return text of a list as a message quotes it: a line may be a file of megabytes."""
+    return text if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]}..."
+
+
+def check_form(path: Path, *, form: Form, expected: str) -> None:
+    """Refuse a list that plainly has the form of another dataset's.
+
+    Args:
+        path: The list.
+        form: Which it should have.
+        expected: Names of the dataset's own files, for the message.
+
+    Raises:
+        AnnotationError: If it begins as JSON does and should not, or the reverse.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not head or b"\0" in head:  # neither: left to the reader, which says what it misses
+        return
+    if form == "JSON":
+        found = None if head.startswith((b"{", b"[")) else "CSV or text"
+    else:
+        found = "JSON" if _JSON_BEGINS.match(head) else None
+    if found:
+        raise AnnotationError(
+            f"{path}: expected {expected}, but this looks like {found}; is it the list of another "
+            f"dataset? --dataset says which"
+        )
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -46,7 +84,7 @@ def read_table(
             _check_header(header, columns, where=f"{path}:{line}", hint=hint)
         elif len(row) != len(header):
             raise AnnotationError(
-                f"{path}:{line}: expected {len(header)} columns ({','.join(header)}), "
+                f"{path}:{line}: expected {len(header)} columns ({cut(','.join(header))}), "
                 f"got {len(row)}"
             )
         else:
@@ -67,7 +105,7 @@ def read_json(path: Path) -> object:
         if len(content) < len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise AnnotationError(f"{path}: the key {twice!r} is twice in one object")
+            raise AnnotationError(f"{path}: the key {cut(twice)!r} is twice in one object")
         return content
 
     def refuse(constant: str) -> NoReturn:
@@ -98,7 +136,8 @@ def json_field(entry: object, key: str, kind: type[Kind], *, where: str) -> Kind
     kinds = (int, float) if kind is float else kind
     if not isinstance(value, kinds) or isinstance(value, bool):
         raise AnnotationError(
-            f"{where}: expected an object with {key!r}, of type {kind.__name__}, got {entry!r:.200}"
+            f"{where}: expected an object with {key!r}, of type {kind.__name__}, "
+            f"got {cut(repr(entry))}"
         )
     return cast(Kind, value)
 
@@ -117,7 +156,7 @@ def _check_header(header: list[str], columns: Sequence[str], *, where: str, hint
     if set(columns) - set(header) or len(set(header)) != len(header):
         raise AnnotationError(
             f"{where}: expected a header with the columns {','.join(columns)}, each once; "
-            f"got {','.join(header) or 'nothing'}{hint and '. ' + hint}"
+            f"got {cut(','.join(header)) or 'nothing'}{hint and '. ' + hint}"
         )
 
 

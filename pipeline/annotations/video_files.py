@@ -1,13 +1,15 @@
 """Which file belongs to a row of a list: found by its stem, in any folder."""
 
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from gopstream.pipeline.annotations.request import ListRequest
 from gopstream.pipeline.errors import AnnotationError
-from gopstream.pipeline.object_store import is_web_address
+from gopstream.pipeline.object_store import is_address, is_web_address
 
 _BESIDE_VIDEOS = frozenset(
     (
@@ -31,6 +33,9 @@ _BESIDE_VIDEOS = frozenset(
 """Suffixes of what downloaders and toolboxes leave beside a video."""
 
 _PICTURES = (".jpg", ".jpeg")
+
+# ActivityNet's expected name of a video of YouTube, whose file may also be the bare identifier.
+_ACTIVITYNET_STEM = re.compile(r"v_([A-Za-z0-9_-]{11})")
 
 _SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -56,7 +61,7 @@ class VideoFiles:
         Raises:
             AnnotationError: If several files remain.
         """
-        found = [name for name in self._with_stem(stem) if not _is_beside_videos(name)]
+        found = self.candidates(stem)
         for wanted in folders:
             if len(found) > 1:
                 inside = [name for name in found if set(wanted) & set(name.split("/")[:-1])]
@@ -67,6 +72,10 @@ class VideoFiles:
                 f"them as VIDEOS, or move one away"
             )
         return found[0] if found else None
+
+    def candidates(self, stem: str) -> list[str]:
+        """Return the names of all files with a stem that may be videos."""
+        return [name for name in self._with_stem(stem) if not _is_beside_videos(name)]
 
     def find_exactly(self, name: str) -> str | None:
         """Return the name of the file at a path, None without one."""
@@ -89,12 +98,48 @@ def index_files_if_listable(request: ListRequest) -> VideoFiles | None:
 
 def index_picture_folders(request: ListRequest) -> VideoFiles:
     """List the folders that hold JPEG pictures."""
-    folders = {
-        name.rpartition("/")[0]
-        for name in request.list_files(request.videos)
-        if name.lower().endswith(_PICTURES)
-    }
-    return _index((name.rpartition("/")[2], name) for name in sorted(folders - {""}))
+    folders = _picture_folders(request.list_files(request.videos))
+    return _index((_folder_name(name), name) for name in folders)
+
+
+def elsewhere(found: str | None, name: str) -> str | None:
+    """Return where a video was found if that is not its name, as ``VideoRecord.path`` has it."""
+    return None if found == name else found
+
+
+def find_again(
+    names: Sequence[str], files: Sequence[str], *, picture_folders: bool = False
+) -> dict[str, str]:
+    """Find the videos of a list that have arrived, in any folder, since it was read.
+
+    Nothing is found for a name that shares its stem with another: in a list of paths, ``a/1.mp4``
+    is not ``b/1.mp4``. Hence ``names`` should be all of a list, those that are there too.
+
+    Args:
+        names: As records have them; repeats do not count.
+        files: All files below the videos' root, with forward slashes.
+        picture_folders: Whether the videos are folders of JPEG pictures.
+
+    Returns:
+        For each name without a file of its own (such a folder), the one file with its stem (the
+        one folder of its last part), as :attr:`VideoRecord.path`. Left out are names for which
+        there is none or several, and whole addresses.
+    """
+    asked = set(names)
+    there = _picture_folders(files) if picture_folders else files
+    stem_of = _folder_name if picture_folders else _stem
+    stems = Counter(_composed(stem_of(name)) for name in asked)
+    index = _index((stem_of(name), name) for name in there if name not in asked)
+    found = {}
+    for name in sorted(asked.difference(there)):
+        stem = stem_of(name)
+        if is_address(name) or stems[_composed(stem)] > 1:
+            continue
+        bare = _ACTIVITYNET_STEM.fullmatch(stem)
+        fitting = index.candidates(stem) or (index.candidates(bare[1]) if bare else [])
+        if len(fitting) == 1:
+            found[name] = fitting[0]
+    return found
 
 
 def split_folders(split: str) -> tuple[str, ...]:
@@ -109,6 +154,15 @@ def _index(pairs: Iterable[tuple[str, str]]) -> VideoFiles:
         key = _composed(stem)
         by_stem[key] = (*by_stem.get(key, ()), name)
     return VideoFiles(by_stem)
+
+
+def _picture_folders(files: Iterable[str]) -> list[str]:
+    folders = {name.rpartition("/")[0] for name in files if name.lower().endswith(_PICTURES)}
+    return sorted(folders - {""})
+
+
+def _folder_name(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _stem(name: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gopstream.pipeline.annotations.text_files import read_json, read_lines
+from gopstream.pipeline.annotations.text_files import cut, read_json, read_lines
 from gopstream.pipeline.errors import AnnotationError
 
 _MOST_CLASSES = 100_000
@@ -25,7 +25,7 @@ class Vocabulary:
         object.__setattr__(self, "_known", frozenset(self.names))
         if len(self._known) < len(self.names):
             twice = next(name for name in self.names if self.names.count(name) > 1)
-            raise AnnotationError(f"{self.source}: the class {twice!r} is there twice")
+            raise AnnotationError(f"{self.source}: the class {cut(twice)!r} is there twice")
 
     def __contains__(self, label: str) -> bool:
         """Return whether there is a class of this name."""
@@ -38,7 +38,7 @@ class Vocabulary:
             AnnotationError: If there is no class of this name.
         """
         if label not in self._known:
-            raise AnnotationError(f"{where}: unknown label {label!r}: not in {self.source}")
+            raise AnnotationError(f"{where}: unknown label {cut(label)!r}: not in {self.source}")
         return label
 
     def numbered(self, number: int, where: str) -> str:
@@ -67,7 +67,7 @@ def read_classes(path: Path) -> Vocabulary:
             0, 1, 2, ...
     """
     if not path.is_file():
-        raise AnnotationError(f"{path}: no such file; --classes-file expects names of classes")
+        raise AnnotationError(f"{path}: no such file; --classes expects names of classes")
     is_json = path.suffix.lower() == ".json"
     names = _names_in_json(path) if is_json else [line for _, line in read_lines(path)]
     if not names:
@@ -76,7 +76,7 @@ def read_classes(path: Path) -> Vocabulary:
 
 
 def given_classes(path: Path | None) -> Vocabulary | None:
-    """Read the file of ``--classes-file``; None without one."""
+    """Read the file of ``--classes``; None without one."""
     return None if path is None else read_classes(path)
 
 
@@ -89,7 +89,7 @@ def numbered_classes(labels: Iterable[int], source: str) -> Vocabulary:
     if largest >= _MOST_CLASSES:
         raise AnnotationError(
             f"{source}: the largest label is {largest}; expected less than {_MOST_CLASSES}. "
-            f"Name the classes with --classes-file"
+            f"Name the classes with --classes"
         )
     return Vocabulary(tuple(map(str, range(largest + 1))), source)
 

@@ -329,3 +329,64 @@ def test_a_place_that_takes_no_more_is_no_fault_of_the_videos(few, tmp_path):
         == 0
     )
     assert load_manifest(out, "train").num_failures == 0
+
+
+@pytest.fixture
+def kinetics(few, tmp_path):
+    """Eight videos as Kinetics names them, one of which is not there yet, and their list."""
+    folder, rows = tmp_path / "k400", ["label,youtube_id,time_start,time_end,split"]
+    sources = sorted(few.rglob("*.mp4"))
+    for number, source in enumerate(sources):
+        label = source.parent.name
+        rows.append(f"{label},id{number:09d},{number},{number + 10},train")
+        (folder / label).mkdir(parents=True)
+        name = f"id{number:09d}_{number:06d}_{number + 10:06d}.mp4"
+        shutil.copy(source, folder / label / name)
+    late = folder / sources[0].parent.name / "id000000000_000000_000010.mp4"
+    content = late.read_bytes()
+    late.unlink()
+    (tmp_path / "train.csv").write_text("\n".join(rows) + "\n")
+    words = ["--annotations", str(tmp_path / "train.csv"), "--dataset", "kinetics400"]
+    return folder, words, late, content
+
+
+def test_a_video_that_comes_late_is_found_by_a_job_that_is_continued(kinetics, tmp_path, capsys):
+    folder, words, late, content = kinetics
+    root = tmp_path / "set"
+    assert shard(folder, root, *words, "--part", "1/2") == 0
+    assert "1 of 8 listed videos were not found (id000000000" in capsys.readouterr().err
+    late.write_bytes(content)
+    assert shard(folder, root, *words) == 0
+    manifest = load_manifest(root, "train")
+    assert manifest.num_videos == 8
+    # Its shard may have been one of the first share, where it has failed.
+    if manifest.num_failures:
+        assert shard(folder, root, "--retry-failed") == 0
+    assert load_manifest(root, "train").num_failures == 0
+    assert main(["verify", str(root)]) == 0
+
+
+def test_a_video_that_comes_late_is_found_by_a_retry_in_any_folder(kinetics, tmp_path):
+    folder, words, late, content = kinetics
+    root = tmp_path / "set"
+    assert shard(folder, root, *words) == 0
+    (failure,) = (root / "train" / "failures.jsonl").read_text().splitlines()
+    assert json.loads(failure)["stage"] == "open"
+    (folder / "later" / "still").mkdir(parents=True)
+    (folder / "later" / "still" / f"{late.stem}.mkv").write_bytes(content)
+    assert shard(folder, root, *words, "--append") == 0  # it is no new video
+    assert load_manifest(root, "train").num_videos == 8
+    assert shard(folder, root, "--retry-failed") == 0
+    manifest = load_manifest(root, "train")
+    assert (manifest.num_videos, manifest.num_failures, manifest.num_samples) == (8, 0, 8)
+    assert main(["verify", str(root)]) == 0
+
+
+def test_a_wrong_folder_of_videos_writes_nothing(kinetics, tmp_path, capsys):
+    _, words, _, _ = kinetics
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.mp4").write_bytes(b"")
+    for more in ((), ("--plan",)):
+        assert shard(tmp_path / "other", tmp_path / "set", *words, *more) == 1
+        assert "none of the 8 listed videos is there" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()

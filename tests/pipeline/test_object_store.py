@@ -2,18 +2,29 @@
 
 import http.server
 import json
+import os
 import pickle
 import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from obstore.exceptions import GenericError
 
 from gopstream.pipeline.errors import StoreError
-from gopstream.pipeline.object_store import StoreOptions, is_address, local_path, open_place
-from gopstream.pipeline.store_credentials import CommandCredentials
+from gopstream.pipeline.object_store import (
+    StoreOptions,
+    explain,
+    is_address,
+    local_path,
+    open_place,
+)
+from gopstream.pipeline.store_credentials import CommandCredentials, ProfileCredentials
+from gopstream.pipeline.video_source import list_files, local_video
 from gopstream.shards.object_storage import ObjectStorage
+from gopstream.shards.storage import open_storage
 
 # Prints K1, K2, ... with the lifetime that it is given, and counts in a file.
 COMMAND = """
@@ -61,6 +72,30 @@ def test_a_file_address_is_a_local_path(tmp_path):
     assert local_path("some/folder").as_posix() == "some/folder"
 
 
+@pytest.mark.parametrize(
+    ("place", "meant"),
+    [
+        ("s3:/bucket/x", "s3://bucket/x"),
+        ("S3:/", "S3://"),
+        ("https:/host/a.mp4", "https://host/a.mp4"),
+        ("file:/x/y", "file:///x/y"),
+    ],
+)
+def test_an_address_that_lacks_a_slash_is_no_local_folder(place, meant):
+    """A dataset would be written to a folder named after the scheme."""
+    message = rf"^{place}: an address has two slashes; write {meant}, or \./{place} if a folder"
+    for use in (local_path, list_files, open_storage):
+        with pytest.raises(StoreError, match=message):
+            use(place)
+    with pytest.raises(StoreError, match=message), local_video(place, "a.mp4"):
+        pass
+
+
+@pytest.mark.parametrize("place", ["c:/x", "./s3:/x", "/data/s3:/x", "s3:x", "a b:/x", "s3:"])
+def test_colons_in_local_places_are_allowed(place):
+    assert local_path(place) == Path(place)
+
+
 @pytest.mark.parametrize("address", ["ftp://host/a", "s3://", "s3:///folder", "memory:///a"])
 def test_unknown_addresses_are_refused_with_those_that_are_known(address):
     with pytest.raises(StoreError, match=r"not an address of object storage; give s3://BUCKET"):
@@ -86,9 +121,55 @@ def test_the_environment_is_read_by_the_store(s3, monkeypatch):
     assert s3.proxy.requests[-1].access_key == "from-environment"
 
 
+def test_an_endpoint_that_is_given_goes_before_those_of_the_environment(s3, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    assert ObjectStorage(s3.url, s3.options(patience=0.2)).list_folders() == []
+
+
 def test_anonymous_requests_are_not_signed(s3):
     ObjectStorage(s3.url, s3.options(anonymous=True)).list_folders()
     assert "authorization" not in s3.proxy.requests[-1].headers
+
+
+def test_a_place_that_refuses_anonymous_access_blames_no_credentials(s3):
+    storage = ObjectStorage(s3.url, s3.options(anonymous=True))
+    s3.proxy.answer(403, times=9)
+    for use in (storage.list_folders, lambda: storage.read("a")):
+        with pytest.raises(StoreError, match="the place does not allow anonymous access") as raised:
+            use()
+        assert "leave --anonymous out, and give --profile" in str(raised.value)
+        assert "credentials are wrong" not in str(raised.value)
+
+
+def test_missing_credentials_name_the_options_that_give_some(s3, monkeypatch):
+    """What obstore asks at last, the metadata server of an instance, is not there; stands in."""
+    error = GenericError("Generic S3 error: PUT http://169.254.169.254/latest/api/token failed")
+    place = open_place(s3.url, s3.options())
+    message = str(explain(error, place=place, what="listing", seconds=1))
+    assert message.startswith(f"{s3.url}: no credentials were found; ")
+    words = "--profile AWS_PROFILE --credentials-command AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY"
+    for word in [*words.split(), "--anonymous"]:
+        assert word in message
+
+
+def test_a_profile_without_credentials_names_the_other_ways(tmp_path, monkeypatch):
+    pytest.importorskip("botocore")
+    config = tmp_path / "config"
+    config.write_text("[profile empty]\nregion = us-east-1\n")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(StoreError, match="'empty' holds no credentials; give --profile .* --anon"):
+        ProfileCredentials("empty")
+
+
+def test_missing_boto3_names_the_other_ways(monkeypatch):
+    monkeypatch.setitem(sys.modules, "botocore.session", None)  # as of what is not there
+    with pytest.raises(StoreError, match="pip install boto3; or .* --credentials-command"):
+        ProfileCredentials("work")
 
 
 def test_credentials_of_a_command_are_used_until_they_end(s3, command):

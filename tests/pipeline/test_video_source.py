@@ -3,6 +3,7 @@
 import errno
 import http.server
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -269,6 +270,10 @@ class WebServer(http.server.BaseHTTPRequestHandler):
         if self.path.startswith("/gone"):
             self.send_error(410)
             return
+        if self.path.startswith(("/busy", "/secret")):
+            is_secret = self.path.startswith("/secret")
+            self.send_error(403 if is_secret else 503)
+            return
         if self.path.startswith("/missing"):
             self.send_error(404)
             return
@@ -322,6 +327,41 @@ def test_what_a_web_server_does_not_give_is_that_videos_fault(web):
     web.server_close()
     with pytest.raises(SourceError, match=r"a\.mp4: downloading failed for \d+ seconds"):
         read(web.url, "a.mp4", options=StoreOptions(patience_seconds=0.3))
+
+
+def test_what_a_web_server_refuses_is_said_with_words_for_web_servers(web):
+    """No store, no credentials of ours, and the job goes on without it."""
+    for name, message in (
+        ("secret.mp4", r"downloading was refused \(403\); the web server does not give it"),
+        ("gone.mp4", r"downloading failed for 0 seconds: .*410 Gone"),
+        ("busy.mp4", r"downloading failed for \d seconds: .*503"),
+    ):
+        with pytest.raises(SourceError, match=message) as raised:
+            read(web.url, name, options=StoreOptions(patience_seconds=0.3))
+        assert "--retry-failed tries it again" in str(raised.value)
+        for word in ("store", "credentials", "What is finished", "same command"):
+            assert word not in str(raised.value)
+
+
+def test_dead_links_are_given_up_long_before_patience_ends(short_tries, monkeypatch, s3, web):
+    """A minute, here shortened, where nobody answers; a server that answers has all of it."""
+    monkeypatch.setattr("gopstream.pipeline.object_store._DEAD_LINK_SECONDS", 0.5)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens
+        dead = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        for root in (dead, "http://no-such-host.invalid"):
+            with pytest.raises(SourceError, match=r"downloading failed for 0 seconds: .*sending"):
+                read(root, "a.mp4", options=StoreOptions(patience_seconds=3600))
+    with pytest.raises(SourceError, match="downloading failed for [12] seconds: .*503"):
+        read(web.url, "busy.mp4", options=StoreOptions(patience_seconds=2))
+    s3.put("a.mp4", CONTENT)
+    with s3.proxy.away_for(1.5):  # a store's patience is as it was
+        assert read(s3.url, "a.mp4", options=s3.options(patience=60)) == CONTENT
+
+
+def test_patience_below_a_minute_holds_for_web_servers_too(short_tries):
+    with pytest.raises(SourceError, match="downloading failed for 0 seconds"):
+        read("http://127.0.0.1:9", "a.mp4", options=StoreOptions(patience_seconds=0.3))
 
 
 def test_addresses_are_put_together():

@@ -1,6 +1,6 @@
 """A folder of empty videos, lists beside it, and a reader that reads them as a user would."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,20 @@ class Miniature:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return path
+
+    def read_before_and_after(self, *files: str, annotations, dataset=None) -> list[str | None]:
+        """Return the paths of the records once ``files`` have come, which changed nothing else."""
+        before = self.read(annotations, dataset)
+        assert {record.path for record in before.records} == {None}
+        assert set(before.missing) == {record.name for record in before.records}
+        self.touch(*files)
+        after = self.read(annotations, dataset)
+        assert [replace(record, path=None) for record in after.records] == list(before.records)
+        assert after.classes == before.classes
+        assert set(before.missing) - set(after.missing) == {
+            record.name for record in after.records if record.path is not None
+        }
+        return [record.path for record in after.records]
 
     def read(self, annotations=None, dataset=None, **options) -> VideoList:
         chosen = {"split": "train", "list_files": list_local_files} | options

@@ -25,10 +25,13 @@ def video(subset, *annotations, duration=100.0):
     }
 
 
-def read(mini, database, **options):
+def write(mini, database):
     content = {"taxonomy": TAXONOMY, "version": "VERSION 1.3", "database": database}
-    path = mini.write("activity_net.v1-3.min.json", json.dumps(content))
-    return mini.read(path, **options)
+    return mini.write("activity_net.v1-3.min.json", json.dumps(content))
+
+
+def read(mini, database, **options):
+    return mini.read(write(mini, database), **options)
 
 
 def rows(found):
@@ -49,15 +52,33 @@ def test_each_segment_is_a_record_and_subsets_become_splits(mini):
         },
     )
     assert rows(found) == [
-        ("train/v_--0edUL8zmA.mkv", "Washing hands", "train", 5.5, 20.25),
-        ("train/v_--0edUL8zmA.mkv", "Clean and jerk", "train", 15, 60),
-        ("_plain.webm", "Washing hands", "val", 0.01, 100),
+        ("v_--0edUL8zmA.mp4", "Washing hands", "train", 5.5, 20.25),
+        ("v_--0edUL8zmA.mp4", "Clean and jerk", "train", 15, 60),
+        ("v__plain.mp4", "Washing hands", "val", 0.01, 100),
         ("v_gone.mp4", "Washing hands", "val", 1, 2),
         ("v_gone.mp4", "Washing hands", "val", 3, 4),
         ("v_-uJnucdW6DY.mp4", None, "test", None, None),
     ]
+    assert [r.path for r in found.records] == [
+        "train/v_--0edUL8zmA.mkv",
+        "train/v_--0edUL8zmA.mkv",
+        "_plain.webm",
+        None,
+        None,
+        None,
+    ]
     assert found.missing == ("v_gone.mp4",)
     assert found.notes == ()
+
+
+def test_a_file_that_arrives_changes_the_path_alone(mini):
+    database = {
+        "a": video("training", (1, 2, "Washing hands"), (3, 4, "Washing hands")),
+        "b": video("testing"),
+    }
+    path = write(mini, database)
+    paths = mini.read_before_and_after("x/v_a.mkv", "y/b.webm", annotations=path)
+    assert paths == ["x/v_a.mkv", "x/v_a.mkv", "y/b.webm"]
 
 
 def test_classes_are_the_leaves_of_the_taxonomy(mini):

@@ -83,8 +83,9 @@ def test_byte_order_mark_crlf_and_quotes(mini):
 def test_name_is_found_in_either_unicode_form(mini):
     stored = unicodedata.normalize("NFD", "caf\u00e9 \u4e2d/vid\u00e9o 1.mp4")
     mini.touch(stored)
-    found = read(mini, f"path,label\n{unicodedata.normalize('NFC', stored)},x\n")
-    assert [r.name for r in found.records] == [stored]
+    listed = unicodedata.normalize("NFC", stored)
+    found = read(mini, f"path,label\n{listed},x\n")
+    assert [(r.name, r.path) for r in found.records] == [(listed, stored)]
     assert found.missing == ()
 
 
@@ -92,6 +93,13 @@ def test_characters_that_only_look_alike_are_two_names(mini):
     mini.touch("1.mp4", "\u2460.mp4")
     found = read(mini, "path,label\n\u2460.mp4,x\n1.mp4,x\n")
     assert [r.name for r in found.records] == ["\u2460.mp4", "1.mp4"]
+
+
+def test_a_file_elsewhere_is_another_video(mini):
+    mini.touch("a/1.mp4", "2.mp4")
+    found = read(mini, "path,label\n1.mp4,x\n2.mp4,x\n")
+    assert [(r.name, r.path) for r in found.records] == [("1.mp4", None), ("2.mp4", None)]
+    assert found.missing == ("1.mp4",)
 
 
 def test_absolute_path_below_the_videos_is_taken(mini):

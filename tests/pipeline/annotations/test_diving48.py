@@ -11,23 +11,32 @@ TRAIN = [
 ]
 
 
-def read(mini, entries=TRAIN, *, vocabulary=VOCABULARY):
+def write(mini, entries=TRAIN, *, vocabulary=VOCABULARY):
     if vocabulary is not None:
         mini.write("Diving48_vocab.json", json.dumps(vocabulary))
-    return mini.read(mini.write("Diving48_V2_train.json", json.dumps(entries)))
+    return mini.write("Diving48_V2_train.json", json.dumps(entries))
+
+
+def read(mini, entries=TRAIN, *, vocabulary=VOCABULARY):
+    return mini.read(write(mini, entries, vocabulary=vocabulary))
 
 
 def test_rows(mini):
     mini.touch("rgb/-mmq0PT-u8k_00155.mp4")
     found = read(mini)
-    assert [(r.name, r.label) for r in found.records] == [
-        ("rgb/-mmq0PT-u8k_00155.mp4", "Back 15som 15Twis FREE"),
-        ("_8Vy3dlHg2w_00000.mp4", "Back 15som 05Twis FREE"),
+    assert [(r.name, r.path, r.label) for r in found.records] == [
+        ("-mmq0PT-u8k_00155.mp4", "rgb/-mmq0PT-u8k_00155.mp4", "Back 15som 15Twis FREE"),
+        ("_8Vy3dlHg2w_00000.mp4", None, "Back 15som 05Twis FREE"),
     ]
     assert found.records[0].attributes == {"start_frame": 0, "end_frame": 48}
     assert found.classes == ("Back 15som 05Twis FREE", "Back 15som 15Twis FREE")
     assert found.missing == ("_8Vy3dlHg2w_00000.mp4",)
     assert found.notes == ()
+
+
+def test_a_file_that_arrives_changes_the_path_alone(mini):
+    file = "rgb/_8Vy3dlHg2w_00000.avi"
+    assert mini.read_before_and_after(file, annotations=write(mini)) == [None, file]
 
 
 def test_without_vocabulary_the_classes_are_numbers_and_this_is_said(mini):

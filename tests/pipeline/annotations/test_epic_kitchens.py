@@ -96,7 +96,15 @@ def test_without_class_files_the_names_are_numbers(mini):
 def test_flat_folder_and_other_suffix(mini):
     mini.touch("P01_01.mp4", "P01_11.mp4")
     found = mini.read(write(mini) / "EPIC_100_validation.csv", split="val")
-    assert [(r.name, r.split) for r in found.records] == [("P01_11.mp4", "val")]
+    assert [(r.name, r.path, r.split) for r in found.records] == [
+        ("P01/videos/P01_11.MP4", "P01_11.mp4", "val")
+    ]
+
+
+def test_a_file_that_arrives_changes_the_path_alone(mini):
+    path = write(mini) / "EPIC_100_train.csv"
+    file = "half size/P01_01.mkv"
+    assert mini.read_before_and_after(file, annotations=path) == [file, file]
 
 
 def test_narrations_of_the_same_times_are_one_record_and_counted(mini):

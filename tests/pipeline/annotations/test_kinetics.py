@@ -14,6 +14,10 @@ def names(found):
     return [r.name for r in found.records]
 
 
+def places(found):
+    return [r.path or r.name for r in found.records]
+
+
 def refuse(mini, text, reason, **options):
     with pytest.raises(AnnotationError, match=rf"train\.csv:{reason}"):
         mini.read(mini.write("train.csv", text), "kinetics400", **options)
@@ -39,7 +43,9 @@ def test_clips_are_found_in_any_layout(mini, layout):
     ]
     mini.touch(*files, "other/zzzzzzzzzzz_000000_000010.mp4")
     found = mini.read(mini.write("train.csv", OFFICIAL), "kinetics400")
-    assert names(found) == [*files, "0--uT2BEzTA_000005_000015.mp4"]
+    expected = [f"{clip}.mp4" for clip in clips.values()]
+    assert names(found) == [*expected, "0--uT2BEzTA_000005_000015.mp4"]
+    assert places(found) == [*files, "0--uT2BEzTA_000005_000015.mp4"]
     assert found.missing == ("0--uT2BEzTA_000005_000015.mp4",)
     assert found.classes == ("abseiling", "air drumming", "massaging person's head")
     assert [r.label for r in found.records] == [
@@ -50,6 +56,21 @@ def test_clips_are_found_in_any_layout(mini, layout):
     assert {(r.split, r.start_seconds, r.picture_rate) for r in found.records} == {
         ("train", None, None)
     }
+
+
+def test_a_file_that_arrives_changes_the_path_alone(mini):
+    path = mini.write("train.csv", OFFICIAL)
+    file = "train/abseiling/-3B32lodo2M_000059_000069.mkv"
+    found = mini.read_before_and_after(file, annotations=path, dataset="kinetics400")
+    assert found == [None, file, None]
+
+
+def test_a_clip_of_a_toolbox_list_that_arrives_changes_the_path_alone(mini):
+    clip = "-3B32lodo2M_000059_000069"
+    path = mini.write("list.txt", f"abseiling/{clip}.mp4 1\na/1.mp4 0\n")
+    file = f"train/{clip}.webm"
+    found = mini.read_before_and_after(file, annotations=path, dataset="kinetics400")
+    assert found == [file, None]
 
 
 def test_byte_order_mark_crlf_and_blank_lines(mini):
@@ -75,9 +96,9 @@ def test_of_two_files_the_one_in_the_splits_folder_is_taken(mini):
     clip = "-3B32lodo2M_000059_000069.mp4"
     mini.touch(f"train/{clip}", f"val/{clip}", f"train/{clip[:-4]}.json")
     path = mini.write("train.csv", HEADER + "abseiling,-3B32lodo2M,59,69,train,1\n")
-    assert names(mini.read(path, "kinetics400")) == [f"train/{clip}"]
+    assert places(mini.read(path, "kinetics400")) == [f"train/{clip}"]
     mini.touch(f"train/abseiling/{clip}")
-    assert names(mini.read(path, "kinetics400")) == [f"train/abseiling/{clip}"]
+    assert places(mini.read(path, "kinetics400")) == [f"train/abseiling/{clip}"]
     mini.touch(f"train/abseiling/copy/{clip}")
     with pytest.raises(AnnotationError, match=rf"train/abseiling/{clip} and .*/copy/{clip}"):
         mini.read(path, "kinetics400")
@@ -132,10 +153,13 @@ def test_toolbox_list_finds_a_moved_clip_but_never_another_video(mini):
     mini.touch("train/air_drumming/_dbcJuKJQNs_000040_000050.mkv", "b/1.mp4")
     text = f"air drumming/_dbcJuKJQNs_000040_000050.mp4 1\na/1.mp4 0\n{mini.videos}/b/1.mp4 0\n"
     found = mini.read(mini.write("list.txt", text), "kinetics400")
-    assert names(found) == [
-        "train/air_drumming/_dbcJuKJQNs_000040_000050.mkv",
-        "a/1.mp4",
-        "b/1.mp4",
+    assert [(r.name, r.path) for r in found.records] == [
+        (
+            "air drumming/_dbcJuKJQNs_000040_000050.mp4",
+            "train/air_drumming/_dbcJuKJQNs_000040_000050.mkv",
+        ),
+        ("a/1.mp4", None),
+        ("b/1.mp4", None),
     ]
     assert found.missing == ("a/1.mp4",)
 

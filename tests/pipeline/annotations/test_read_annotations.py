@@ -92,7 +92,7 @@ def test_broken_classes_are_refused(mini, name, text, reason):
 
 def test_absent_classes_file_names_its_option(mini):
     mini.touch("a/1.mp4")
-    with pytest.raises(AnnotationError, match=r"gone\.txt: no such file; --classes-file"):
+    with pytest.raises(AnnotationError, match=r"gone\.txt: no such file; --classes"):
         mini.read(classes_file=mini.root / "gone.txt")
 
 

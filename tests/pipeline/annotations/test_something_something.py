@@ -52,6 +52,11 @@ def test_v2_class_is_the_template_without_brackets(mini, prefix):
     assert found.records[0].picture_rate is None
 
 
+def test_v2_file_that_arrives_changes_the_path_alone(mini):
+    path = write_v2(mini)
+    assert mini.read_before_and_after("a/42326.mp4", annotations=path) == [None, "a/42326.mp4"]
+
+
 def test_v2_test_list_has_ids_alone_and_the_same_classes(mini):
     train = mini.read(write_v2(mini), "ssv2")
     found = mini.read(write_v2(mini, [{"id": "1420"}], split="test"), "ssv2", split="test")
@@ -90,7 +95,7 @@ def test_v2_broken_files_are_refused(mini):
 
 def test_labels_must_lie_beside_or_be_given(mini):
     path = mini.write("train.json", json.dumps(V2_TRAIN))
-    with pytest.raises(AnnotationError, match=r"labels\.json beside it.* --classes-file"):
+    with pytest.raises(AnnotationError, match=r"labels\.json beside it.* --classes"):
         mini.read(path, "ssv2")
     labels = mini.write("elsewhere/names.json", json.dumps(V2_LABELS))
     assert len(mini.read(path, "ssv2", classes_file=labels).classes) == 3
@@ -108,12 +113,18 @@ def test_v1_videos_are_folders_of_pictures(mini):
         '7;Trying to "fix" something; it doesn\'t work\r\n'
     )
     found = mini.read(write_v1(mini, text), None)
-    assert [(r.name, r.label, r.picture_rate) for r in found.records] == [
+    assert [(r.path or r.name, r.label, r.picture_rate) for r in found.records] == [
         ("20bn/100218", "Lifting up one end of something, then letting it drop down", 12.0),
         ("7", 'Trying to "fix" something; it doesn\'t work', 12.0),
     ]
     assert found.classes == tuple(V1_LABELS.splitlines())
     assert found.missing == ("7",)
+
+
+def test_v1_folder_that_arrives_changes_the_path_alone(mini):
+    path = write_v1(mini, "7;Holding something\n8;Holding something\n")
+    found = mini.read_before_and_after("20bn/7/00001.jpg", annotations=path)
+    assert found == ["20bn/7", None]
 
 
 def test_v1_test_list_has_ids_alone(mini):

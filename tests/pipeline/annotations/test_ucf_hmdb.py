@@ -20,15 +20,25 @@ def rows(found):
     return [(r.name, r.label, r.split) for r in found.records]
 
 
+def places(found):
+    return [(r.path or r.name, r.label, r.split) for r in found.records]
+
+
 def test_ucf_list(mini):
     mini.touch("UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi")
     found = mini.read(write_ucf(mini) / "trainlist01.txt")
-    assert rows(found) == [
+    assert places(found) == [
         ("UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi", "ApplyEyeMakeup", "train"),
         ("HandstandPushups/v_HandStandPushups_g08_c01.avi", "HandstandPushups", "train"),
     ]
     assert found.missing == ("HandstandPushups/v_HandStandPushups_g08_c01.avi",)
     assert found.classes == ("ApplyEyeMakeup", "HandstandPushups", "YoYo")
+
+
+def test_ucf_file_that_arrives_changes_the_path_alone(mini):
+    path = write_ucf(mini) / "trainlist01.txt"
+    file = "UCF-101/HandstandPushups/v_HandStandPushups_g08_c01.mp4"
+    assert mini.read_before_and_after(file, annotations=path) == [None, file]
 
 
 def test_ucf_test_list_has_no_numbers_and_the_same_classes(mini):
@@ -69,7 +79,7 @@ def test_ucf_errors_name_the_line(mini, line, reason):
 
 def test_ucf_needs_its_class_index(mini):
     path = mini.write("trainlist01.txt", TRAIN)
-    with pytest.raises(AnnotationError, match=r"classInd\.txt beside it.* --classes-file"):
+    with pytest.raises(AnnotationError, match=r"classInd\.txt beside it.* --classes"):
         mini.read(path)
     mini.write("classInd.txt", "1 ApplyEyeMakeup\n3 YoYo\n")
     with pytest.raises(AnnotationError, match=r"classInd\.txt:2: expected 2 and the name"):
@@ -95,7 +105,7 @@ def test_hmdb_folder_gives_train_and_test_of_a_division(mini):
     folder = write_hmdb(mini)
     mini.touch(*(f"hmdb51_org/clap/{name}" for name in ODD))
     found = mini.read(folder, "hmdb51")
-    assert rows(found) == [
+    assert places(found) == [
         ("brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi", "brush_hair", "test"),
         (f"hmdb51_org/clap/{ODD[0]}", "clap", "train"),
         (f"hmdb51_org/clap/{ODD[1]}", "clap", "test"),
@@ -103,8 +113,14 @@ def test_hmdb_folder_gives_train_and_test_of_a_division(mini):
     assert found.missing == ("brush_hair/April_09_brush_hair_u_nm_np1_ba_goo_0.avi",)
     assert found.classes == ("brush_hair", "clap")
     second = mini.read(f"{folder}#2", "hmdb51")
-    assert rows(second) == [(f"hmdb51_org/clap/{ODD[2]}", "clap", "train")]
+    assert places(second) == [(f"hmdb51_org/clap/{ODD[2]}", "clap", "train")]
     assert second.classes == found.classes
+
+
+def test_hmdb_file_that_arrives_changes_the_path_alone(mini):
+    file = f"hmdb51_org/clap/{ODD[1].removesuffix('.avi')}.mp4"
+    found = mini.read_before_and_after(file, annotations=write_hmdb(mini), dataset="hmdb51")
+    assert found == [None, None, file]
 
 
 def test_hmdb_file_in_its_class_folder_is_preferred(mini):
@@ -115,7 +131,7 @@ def test_hmdb_file_in_its_class_folder_is_preferred(mini):
     ):
         mini.touch(*further)
         found = mini.read(folder, "hmdb51")
-        assert [r.name for r in found.records if r.split == "train"] == [expected]
+        assert [path for path, _, split in places(found) if split == "train"] == [expected]
 
 
 @pytest.mark.parametrize(
