@@ -4,10 +4,12 @@ A video that cannot be used becomes a row in the shard's report, with the stage 
 it is never replaced and never stops the job.
 """
 
+import ctypes
 import errno
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -85,6 +87,16 @@ def build_shard(task: ShardTask, reporter: Reporter, faults: Mapping[int, ItemFa
             rows.append(row)
             reporter.finished(position, succeeded=row["status"] == "done")
         writer.publish(rows)
+    _give_back_memory()
+
+
+def _give_back_memory() -> None:
+    """Return freed memory to the system: glibc keeps several KiB per video otherwise (measured).
+
+    Where there is another C library, nothing is done.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _video_row(video: PlannedVideo) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from gopstream.jobs.build_shard import ShardTask, build_shard, tool_versions
 from gopstream.jobs.console import progress
 from gopstream.jobs.plan import PlannedShard, PlanPart
 from gopstream.jobs.sharding_job import ShardingJob
-from gopstream.jobs.worker_folder import WorkerFolder
+from gopstream.jobs.worker_folder import WorkerFolder, remove_leftovers
 from gopstream.jobs.worker_pool import WorkerError, run_tasks
 from gopstream.shards.dataset_files import DatasetFacts
 from gopstream.shards.errors import ShardError
@@ -40,6 +40,7 @@ def run_shards(
         for shard in shards
     )
     if not total:
+        remove_leftovers()  # of a job that was killed after its last shard
         return
 
     num_failed = 0

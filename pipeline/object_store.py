@@ -348,7 +348,8 @@ def explain(error: Exception, *, place: Place, what: str, seconds: float) -> OSE
     if is_refused(error):
         code = _CODE.search(text)
         why = (
-            f"the place does not allow anonymous access: leave --anonymous out, and {WAYS_TO_CREDENTIALS}"
+            "the place does not allow anonymous access: leave --anonymous out, and "
+            f"{WAYS_TO_CREDENTIALS}"
             if place.is_anonymous
             else "the credentials are wrong, have expired, or do not allow it. What is finished is "
             "kept: run the same command again with good ones"

@@ -222,8 +222,10 @@ def _create_locked(path: Path) -> tuple[Path, io.FileIO]:
 def _remove_leftovers(path: Path) -> None:
     """Remove the temporary files of ``path`` that killed writers left behind."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.partial")
-    for leftover in list(path.parent.iterdir()):
-        if pattern.fullmatch(leftover.name):
+    # Names alone: a folder of a large dataset has a hundred thousand.
+    for name in os.listdir(path.parent):  # noqa: PTH208
+        if name.startswith(".") and pattern.fullmatch(name):
+            leftover = path.parent / name
             with contextlib.suppress(FileNotFoundError), io.FileIO(leftover, "r+b") as file:
                 if _lock(file, wait=False):
                     leftover.unlink(missing_ok=True)
