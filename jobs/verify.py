@@ -99,9 +99,15 @@ def verify_dataset(
 def _unknown_shards(
     context: SplitToVerify, manifest: Manifest, known: set[str]
 ) -> list[ShardRecord]:
+    """Return the shards that must be read: not known to be whole, or not there any more."""
     if not known:
         return list(manifest.shards)
-    return [shard for shard in manifest.shards if _digest(context, shard) not in known]
+    names = set(context.storage.list_names(context.split))
+    return [
+        shard
+        for shard in manifest.shards
+        if not shard.files.keys() <= names or _digest(context, shard) not in known
+    ]
 
 
 def _digest(context: SplitToVerify, shard: ShardRecord) -> str:

@@ -144,6 +144,17 @@ def test_a_shard_whose_record_has_changed_is_read_again(root, tmp_path, names):
     assert verify(root, journal=journal)["known"] == 4
 
 
+def test_a_file_that_has_gone_is_seen_although_the_journal_knows_its_shard(root, tmp_path):
+    journal = tmp_path / "journal"
+    verify(root, journal=journal)
+    (root / "train" / "000001.tar").unlink()
+    result = verify(root, journal=journal)
+    assert result["known"] == 3
+    assert [(fault["shard"], fault["what"]) for fault in result["faults"]] == [
+        ("000001.tar", "is missing")
+    ]
+
+
 def test_what_was_not_rebuilt_is_read_again_for_a_rebuild(root, tmp_path, names):
     journal = tmp_path / "journal.jsonl"
     assert verify(root, journal=journal)["known"] == 0
