@@ -84,6 +84,8 @@ class PlanPart:
     """Of the rows of the table."""
     attribute_types: Mapping[str, str]
     """What holds all values of each attribute that occurs; see :func:`arrow_type`."""
+    is_by_stem: bool = False
+    """Whether the list knows its videos by the stems of their files, in whatever folder."""
 
     @property
     def num_videos(self) -> int:

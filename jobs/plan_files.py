@@ -116,6 +116,7 @@ def _content(part: PlanPart) -> dict[str, Any]:
         "first_shard": part.first_shard,
         "shards": part.num_shards,
         "list_sha256": part.list_sha256,
+        "is_by_stem": part.is_by_stem,
         "attributes": dict(part.attribute_types),
     }
 
@@ -142,6 +143,7 @@ def _load_part(storage: Storage, split: str, number: int) -> PlanPart:
             first_shard=content["first_shard"],
             table=table,
             list_sha256=content["list_sha256"],
+            is_by_stem=content["is_by_stem"],
             attribute_types=content["attributes"],
         )
         stated = (content["videos"], content["shards"])

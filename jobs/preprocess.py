@@ -6,6 +6,7 @@ knows all parts of its plan is complete. What is still to do is the plan minus t
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,6 @@ from gopstream.pipeline.annotations import read_annotations
 from gopstream.pipeline.annotations.record import VideoList, VideoRecord
 from gopstream.pipeline.annotations.video_files import find_again
 from gopstream.pipeline.errors import AnnotationError
-from gopstream.pipeline.object_store import is_address, is_web_address
 from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.transcode import ffmpeg_version
 from gopstream.pipeline.video_source import list_files
@@ -70,7 +70,9 @@ def shard_videos(
         raise SettingsError(f"{storage.url}: there is no dataset to append to; leave --append out")
     facts = _dataset_facts(job, video_list)
     plans = {
-        split: _plan_split(job, split, records, facts, choice=choice, append=append)
+        split: _as_listed(
+            _plan_split(job, split, records, facts, choice=choice, append=append), video_list
+        )
         for split, records in _by_split(video_list).items()
     }
     # From here on the request is known to be sound; before, nothing has been written.
@@ -207,18 +209,22 @@ def estimate_videos(job: ShardingJob, video_list: VideoList, choice: PlanChoice)
     return estimates
 
 
-def _find_again(job: ShardingJob, table: pa.Table) -> pa.Table:
+def _find_again(job: ShardingJob, table: pa.Table, parts: Sequence[PlanPart]) -> pa.Table:
     """Look up where planned videos are now; those that have come since may be in any folder."""
-    names = table.column("name").to_pylist()
-    paths = table.column("path").to_pylist()
-    if is_web_address(job.source.root) or all(map(is_address, names)):
+    by_stem = [part.table for part in parts if part.is_by_stem]
+    if not by_stem:
         return table
     files = list_files(job.source.root, job.store)
     there = set(files)
-    found = find_again(names, files)
-    now = [
-        path if path in there else found.get(name) for name, path in zip(names, paths, strict=True)
-    ]
+    # All names, so that a stem which several of them share says nothing.
+    planned = pa.concat_tables(by_stem)
+    found = find_again(
+        planned.column("name").to_pylist(),
+        files,
+        picture_folders=planned.column("picture_rate").null_count < planned.num_rows,
+    )
+    rows = zip(table.column("name").to_pylist(), table.column("path").to_pylist(), strict=True)
+    now = [path if path in there else found.get(name) for name, path in rows]
     place = table.schema.get_field_index("path")
     return table.set_column(place, table.schema.field(place), pa.array(now, pa.string()))
 
@@ -279,6 +285,13 @@ def _plan_split(
         return plan_append(job.storage, split, records, held, facts, choice=choice, sizing=sizing)
     where = f"{job.storage.url}/{split}"
     return plan_first(where, records, held, facts, choice=choice, sizing=sizing)
+
+
+def _as_listed(plan: SplitPlan, video_list: VideoList) -> SplitPlan:
+    """Let a new part of a plan remember how its list finds videos."""
+    if plan.new is None:
+        return plan
+    return plan._replace(new=replace(plan.new, is_by_stem=video_list.is_by_stem))
 
 
 def _measure(

@@ -66,7 +66,11 @@ def plan_first(
     if per_shard is None:
         per_shard = held[0].videos_per_shard if held else sizing(table)
     part = make_part(
-        table, kind="first", seed=choice.seed, limit=choice.limit, videos_per_shard=per_shard
+        table,
+        kind="first",
+        seed=choice.seed,
+        limit=choice.limit,
+        videos_per_shard=per_shard,
     )
     if held:
         check_same_part(where, held[0], part)
@@ -130,7 +134,7 @@ def plan_retry(
     held: list[PlanPart],
     *,
     choice: PlanChoice,
-    find: Callable[[pa.Table], pa.Table],
+    find: Callable[[pa.Table, Sequence[PlanPart]], pa.Table],
 ) -> SplitPlan:
     """Plan the failed videos of a finished split once more.
 
@@ -139,7 +143,7 @@ def plan_retry(
         split: Name of the split.
         held: Parts that are frozen already.
         choice: What the user chose of the plan.
-        find: Looks up where planned videos are now.
+        find: Looks up where videos of a plan are now.
 
     Raises:
         SettingsError: If the split is not finished, or an unfinished retry has other shards.
@@ -163,7 +167,7 @@ def plan_retry(
         return SplitPlan(held)
     tables = [part.table for part in held if part.kind != "retry"]
     videos = pa.concat_tables(tables)
-    table = find(videos.filter(pyarrow.compute.is_in(videos.column("index"), failed)))
+    table = find(videos.filter(pyarrow.compute.is_in(videos.column("index"), failed)), held)
     part = _further_part(
         table,
         held,

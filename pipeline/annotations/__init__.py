@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from gopstream.pipeline.annotations.activitynet import read_activitynet
@@ -9,7 +10,7 @@ from gopstream.pipeline.annotations.csv_list import read_csv
 from gopstream.pipeline.annotations.diving48 import read_diving48
 from gopstream.pipeline.annotations.epic_kitchens import read_epic_kitchens
 from gopstream.pipeline.annotations.folder import read_folder
-from gopstream.pipeline.annotations.kinetics import read_kinetics
+from gopstream.pipeline.annotations.kinetics import is_clip_name, read_kinetics
 from gopstream.pipeline.annotations.parquet_list import read_parquet
 from gopstream.pipeline.annotations.record import VideoList
 from gopstream.pipeline.annotations.request import ListRequest
@@ -32,6 +33,8 @@ READERS: dict[str, Callable[[ListRequest], VideoList]] = {
     "csv": read_csv,
     "parquet": read_parquet,
 }
+
+_PATH_LISTS = ("folder", "csv", "parquet")
 
 # The first pattern that fits a file's name. Kinetics' train.csv is a name that anything can have.
 _OFFICIAL_NAMES = {
@@ -80,7 +83,14 @@ def read_annotations(
     dataset = dataset or _guess(request.annotations)
     if dataset not in READERS:
         raise AnnotationError(f"unknown dataset {dataset!r}; known are {', '.join(READERS)}")
-    return READERS[dataset](request)
+    listed = READERS[dataset](request)
+    if dataset in _PATH_LISTS:
+        return listed
+    # Kinetics is also listed by paths, of which only those of clips say all in their stem.
+    is_by_stem = not dataset.startswith("kinetics") or all(
+        is_clip_name(record.name) for record in listed.records
+    )
+    return replace(listed, is_by_stem=is_by_stem)
 
 
 def _guess(annotations: str | None) -> str:

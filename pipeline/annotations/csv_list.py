@@ -48,6 +48,7 @@ def read_csv(request: ListRequest) -> VideoList:
             given.check(label, where)
         labels.add(label)
         record = _record(cells, name, label=label, split=request.split, where=where)
+        # The same path in another Unicode form, as a Mac stores it, opens only by that form.
         record = replace(record, path=elsewhere(found, name))
         records.add(record, place=line, is_there=found is not None)
     return records.finish((given or sorted_classes(labels, str(path))).names)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from sys import intern
 from typing import NamedTuple
 
@@ -38,6 +38,11 @@ class _Row(NamedTuple):
     line: int
     path: str
     label: str
+
+
+def is_clip_name(name: str) -> bool:
+    """Tell whether a name says by its stem which clip of Kinetics it is."""
+    return _CLIP_STEM.fullmatch(PurePosixPath(name).stem) is not None
 
 
 def read_kinetics(request: ListRequest) -> VideoList:

@@ -47,5 +47,8 @@ class VideoList:
     """Names behind the further integer labels that ``attributes`` hold, by attribute."""
     missing: tuple[str, ...] = ()
     """Names of records without a file at the time of reading. The records stay in the list."""
+    is_by_stem: bool = False
+    """Whether a video is known by the stem of its file's name, in whatever folder it lies; else by
+    its path."""
     notes: tuple[str, ...] = ()
     """What was left out or changed, with counts and the first names: to be shown to the user."""

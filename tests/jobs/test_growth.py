@@ -36,7 +36,7 @@ def hashes(root):
     }
 
 
-def sources(root):
+def sources_of(root):
     dataset = ShardDataset(root, "train")
     return [dataset.read_json(i)["source"]["name"] for i in range(len(dataset))]
 
@@ -76,14 +76,14 @@ def test_a_trial_is_not_continued_by_accident(videos, tmp_path, capsys):
 def test_appended_videos_leave_old_shards_untouched(videos, few, tmp_path):
     root = tmp_path / "set"
     shard(few, root)
-    before, old_sources = hashes(root), sources(root)
+    before, old_sources = hashes(root), sources_of(root)
     manifest = load_manifest(root, "train")
     assert shard(videos, root, "--append") == 0
     after = hashes(root)
     rewritten = {name for name in before if before[name] != after[name]}
     assert rewritten == {"train/manifest.json", "train/samples.parquet"}
-    assert sources(root)[:8] == old_sources
-    assert len(sources(root)) == len(set(sources(root))) == 16
+    assert sources_of(root)[:8] == old_sources
+    assert len(sources_of(root)) == len(set(sources_of(root))) == 16
     grown = load_manifest(root, "train")
     assert grown.shards[: len(manifest.shards)] == manifest.shards
     assert (grown.num_videos, grown.num_samples, grown.num_plans) == (16, 16, 2)
@@ -154,7 +154,7 @@ def test_failed_videos_alone_are_tried_again(few, tmp_path):
     for name in ("zoom_in/0000.mp4", "zoom_out/0000.mp4"):
         (folder / name).write_bytes(good[name])
     assert shard(folder, root, "--retry-failed") == 0
-    assert len(sources(root)) == 7
+    assert len(sources_of(root)) == 7
     after = hashes(root)
     assert all(after[name] == before[name] for name in before if name.endswith(".tar"))
     failures = (root / "train" / "failures.jsonl").read_text().splitlines()
@@ -390,3 +390,17 @@ def test_a_wrong_folder_of_videos_writes_nothing(kinetics, tmp_path, capsys):
         assert shard(tmp_path / "other", tmp_path / "set", *words, *more) == 1
         assert "none of the 8 listed videos is there" in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
+
+
+def test_a_list_of_paths_never_takes_another_file_of_the_same_stem(few, tmp_path):
+    folder = tmp_path / "videos"
+    shutil.copytree(few, folder)
+    sources = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.mp4"))
+    (folder / "unlisted").mkdir()
+    (folder / "unlisted" / "only.mp4").write_bytes((folder / sources[0]).read_bytes())
+    rows = [f"{sources[1]},x", "gone/only.mp4,x"]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
+    root = tmp_path / "set"
+    assert shard(folder, root, "--annotations", str(tmp_path / "list.csv")) == 0
+    assert shard(folder, root, "--retry-failed") == 0
+    assert sources_of(root) == [sources[1]]

@@ -114,6 +114,15 @@ def pool(cluster):
 
 
 @pytest.fixture
+def short_folder():
+    """For Ray's files: names of its sockets must be short."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    (folder / "ray").mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
 def ours_early(monkeypatch):
     """This module, before there is a cluster, as the nodes of the next one import it."""
     here = str(Path(__file__).parent)
@@ -160,15 +169,13 @@ def test_cluster_that_is_not_there_is_said_at_once():
         run_on_ray([], id, versions={}, work_versions=dict, on_item=id, address="nonsense")
 
 
-def test_without_an_address_nothing_is_looked_for(ours_early, monkeypatch):
+def test_without_an_address_nothing_is_looked_for(ours_early, short_folder, monkeypatch):
     """Ray would ask for minutes at the address that an ended cluster left behind."""
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # names of sockets must be short
-    (folder / "ray").mkdir()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens
-        stale = folder / "ray" / "ray_current_cluster"
+        stale = short_folder / "ray" / "ray_current_cluster"
         stale.write_text(f"127.0.0.1:{taken.getsockname()[1]}")
-        monkeypatch.setenv("RAY_TMPDIR", str(folder))
+        monkeypatch.setenv("RAY_TMPDIR", str(short_folder))
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         results = run_on_ray(
             [None],
@@ -179,7 +186,6 @@ def test_without_an_address_nothing_is_looked_for(ours_early, monkeypatch):
         )
     assert results == [None]
     assert not ray.is_initialized()
-    shutil.rmtree(folder)
 
 
 def test_missing_ray_is_said(monkeypatch):

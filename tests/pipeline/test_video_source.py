@@ -351,7 +351,7 @@ def test_dead_links_are_given_up_long_before_patience_ends(short_tries, monkeypa
         dead = f"http://127.0.0.1:{taken.getsockname()[1]}"
         for root in (dead, "http://no-such-host.invalid"):
             with pytest.raises(SourceError, match=r"downloading failed for 0 seconds: .*sending"):
-                read(root, "a.mp4", options=StoreOptions(patience_seconds=3600))
+                read(root, "a.mp4", options=StoreOptions(patience_seconds=8))
     with pytest.raises(SourceError, match="downloading failed for [12] seconds: .*503"):
         read(web.url, "busy.mp4", options=StoreOptions(patience_seconds=2))
     s3.put("a.mp4", CONTENT)

@@ -93,6 +93,29 @@ def test_long_text_of_a_list_is_not_printed_whole(mini, dataset, content):
     assert "..." in text and len(text) < 330
 
 
+def test_long_text_of_further_files_is_not_printed_whole(mini):
+    node = {"nodeName": "x", "parentName": None}
+    video = {
+        "subset": "training",
+        "duration": 1.0,
+        "annotations": [{"label": "x", "segment": [LONG]}],
+    }
+    content = json.dumps({"taxonomy": [node], "database": {"a": video}})
+    texts = [message(mini, content, dataset="activitynet")]
+    folder = mini.write("splits/x_test_split1.txt", LONG).parent
+    with pytest.raises(AnnotationError) as caught:
+        mini.read(folder, "hmdb51")
+    texts.append(str(caught.value))
+    mini.write("classInd.txt", LONG)
+    texts.append(message(mini, "x/a.avi 1", dataset="ucf101"))
+    header = "narration_id,video_id,start_timestamp,stop_timestamp\n"
+    rows = f"{LONG},v,0:0:1,0:0:2\n{LONG},v,0:0:2,0:0:3\n"
+    classes = mini.write("classes.txt", "x\n")
+    name = "EPIC_100_test_timestamps.csv"
+    texts.append(message(mini, header + rows, dataset=None, name=name, classes_file=classes))
+    assert all("..." in text and "q" * 81 not in text for text in texts)
+
+
 def test_long_class_names_are_not_printed_whole(mini):
     classes = mini.write("classes.txt", f"{LONG}\n{LONG}\n")
     text = message(mini, "path,label\na.mp4,x\n", dataset="csv", classes_file=classes)
