@@ -7,13 +7,12 @@ thousands.
 """
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import IO, Any, Final
 
 import pyarrow as pa
@@ -21,6 +20,7 @@ import pyarrow.parquet
 
 from gopstream.jobs.plan import PlannedVideo, PlanPart, arrow_type
 from gopstream.jobs.plan_files import merged_attribute_types
+from gopstream.jobs.worker_folder import WorkerFolder
 from gopstream.shards.dataset_files import (
     DatasetFacts,
     Manifest,
@@ -113,8 +113,10 @@ def publish_split(
         )
     types = _own_columns(parts)
     gathered = _Gathered(names=(*facts.classes, ""), types=types)
-    with tempfile.TemporaryDirectory(prefix="gopstream-") as folder:
-        samples, failures = Path(folder) / SAMPLES_FILE, Path(folder) / FAILURES_FILE
+    folder = WorkerFolder()  # of the kind that a later job removes if this one is killed
+    with ExitStack() as stack:
+        stack.callback(folder.remove)
+        samples, failures = folder.path / SAMPLES_FILE, folder.path / FAILURES_FILE
         schema = _sample_schema(types)
         with (
             failures.open("wb") as failure_file,

@@ -9,13 +9,16 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from gopstream.pipeline.errors import StoreError
 from gopstream.shards.errors import FormatError
 from gopstream.shards.layout import check_size, partial_path, publish, sync_folder
+
+_PARTIAL_NAME: Final = re.compile(r"\..+\.[0-9a-f]+\.partial")
 
 
 def check_name(name: str) -> PurePosixPath:
@@ -33,15 +36,15 @@ def check_name(name: str) -> PurePosixPath:
 class LocalWriter:
     """A file under a temporary name until :meth:`publish`; leaving the context drops it.
 
-    While it is written the file is locked, so that another writer of the same name can tell a
-    killed one's leftovers, which it removes, from a living one's work.
+    While it is written the file is locked, so that other processes can tell a killed writer's
+    leftovers, which they remove, from a living one's work.
     """
 
     def __init__(self, path: Path) -> None:
         """Start the file ``path`` will become; its folder is made."""
         self._path = path
         _make_folder(path.parent)
-        _remove_leftovers(path)
+        _remove_leftovers(path.parent.absolute())
         # Unbuffered: closing a file after a full disk must not try to write again.
         self._partial, self._file = _create_locked(path)
         self._num_bytes = 0
@@ -219,13 +222,15 @@ def _create_locked(path: Path) -> tuple[Path, io.FileIO]:
         file.close()
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove the temporary files of ``path`` that killed writers left behind."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.partial")
-    # Names alone: a folder of a large dataset has a hundred thousand.
-    for name in os.listdir(path.parent):  # noqa: PTH208
-        if name.startswith(".") and pattern.fullmatch(name):
-            leftover = path.parent / name
+@cache
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of killed writers; once in a process, as a folder may be large.
+
+    A worker that was killed is replaced by a new process, and a killed job by a new job.
+    """
+    for name in os.listdir(folder):  # noqa: PTH208 - names alone are much faster
+        if _PARTIAL_NAME.fullmatch(name):
+            leftover = folder / name
             with contextlib.suppress(FileNotFoundError), io.FileIO(leftover, "r+b") as file:
                 if _lock(file, wait=False):
                     leftover.unlink(missing_ok=True)

@@ -189,7 +189,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_leftovers_of_a_killed_writer_are_removed_by_the_next(tmp_path):
+def test_leftovers_of_a_killed_writer_are_removed_by_the_next_process(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=False)
     assert done.returncode == -signal.SIGKILL
     left = list((tmp_path / "train").iterdir())
@@ -197,8 +197,6 @@ def test_leftovers_of_a_killed_writer_are_removed_by_the_next(tmp_path):
     storage = LocalStorage(tmp_path)
     assert storage.list_names("train") == []
     with storage.create("train/000001.tar"):
-        assert left[0].exists(), "another file's leftovers are not ours to remove"
-    with storage.create("train/000000.tar"):
         assert not left[0].exists()
 
 
