@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from gopstream.jobs.bench import flat_memory, same_vectors
 from gopstream.pipeline.audit import audit_stream
 from gopstream.pipeline.decode import open_coded
 from gopstream.pipeline.options import ExtractionOptions
+from gopstream.pipeline.transcode import default_ffmpeg
 
 
 def test_right_frames_are_counted_and_missing_ones_are_not_right():
@@ -70,13 +72,17 @@ def test_memory_of_a_process_is_read():
     assert flat_memory.read_memory(2**22 + 1) == {}
 
 
-def test_children_are_found_while_they_run_whatever_their_names(tmp_path):
-    program = tmp_path / "a) 1 (b"
+@pytest.mark.parametrize(
+    ("name", "phase"), [("a) 1 (b", "extract"), (Path(default_ffmpeg()).name, "transcode")]
+)
+def test_children_are_found_while_they_run_and_ffmpeg_by_its_name(tmp_path, name, phase):
+    program = tmp_path / name
     shutil.copy(shutil.which("cat"), program)
     with subprocess.Popen([program], stdin=subprocess.PIPE) as child:
         assert child.pid in flat_memory.child_processes(os.getpid())
-        assert flat_memory.take_sample().phase == "transcode"
-        assert flat_memory.take_sample().ffmpeg_peak > 0
+        sample = flat_memory.take_sample()
+        assert sample.phase == phase
+        assert (sample.ffmpeg_peak > 0) == (phase == "transcode")
         child.stdin.close()
     assert child.pid not in flat_memory.child_processes(os.getpid())
 

@@ -88,6 +88,10 @@ def cluster():
         patch.syspath_prepend(here)
         handler = signal.getsignal(signal.SIGTERM)
         cluster = Cluster(True, head_node_args=NODE | {"_system_config": IMPATIENT})
+        # One connection for all jobs, so that Ray's processes serve more than one; the commands
+        # below make their own. Made before there is a second node, whose death would end it.
+        ray.init(cluster.address, log_to_driver=False, logging_level="error")
+        signal.signal(signal.SIGTERM, handler)  # Ray's would end the tests' own process
         cluster.add_node(**NODE)
         pids = [
             str(info.process.pid)
@@ -95,10 +99,6 @@ def cluster():
             for infos in node.all_processes.values()
             for info in infos
         ]
-        # One connection for all jobs, so that Ray's processes serve more than one. The commands
-        # below make their own.
-        ray.init(cluster.address, log_to_driver=False, logging_level="error")
-        signal.signal(signal.SIGTERM, handler)  # Ray's would end the tests' own process
         yield cluster
         ray.shutdown()
         cluster.shutdown()
@@ -120,15 +120,6 @@ def short_folder():
     (folder / "ray").mkdir()
     yield folder
     shutil.rmtree(folder)
-
-
-@pytest.fixture
-def ours_early(monkeypatch):
-    """This module, before there is a cluster, as the nodes of the next one import it."""
-    here = str(Path(__file__).parent)
-    monkeypatch.setenv("PYTHONPATH", here)
-    monkeypatch.syspath_prepend(here)
-    return importlib.import_module("test_ray_engine")
 
 
 @pytest.fixture
@@ -169,23 +160,36 @@ def test_cluster_that_is_not_there_is_said_at_once():
         run_on_ray([], id, versions={}, work_versions=dict, on_item=id, address="nonsense")
 
 
-def test_without_an_address_nothing_is_looked_for(ours_early, short_folder, monkeypatch):
-    """Ray would ask for minutes at the address that an ended cluster left behind."""
+RUN_WITHOUT_ADDRESS = """
+import test_ray_engine as ours
+from gopstream.jobs.engines.ray_engine import run_on_ray
+print(run_on_ray(
+    [None], ours.find_script, versions=ours.TOOLS, work_versions=ours.find_tools, on_item=id
+))
+"""
+
+
+def test_without_an_address_nothing_is_looked_for(short_folder):
+    """Ray would ask for minutes at the address that an ended cluster left behind.
+
+    In a process of its own: where Ray cannot start, it ends the one that asked.
+    """
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens
         stale = short_folder / "ray" / "ray_current_cluster"
         stale.write_text(f"127.0.0.1:{taken.getsockname()[1]}")
-        monkeypatch.setenv("RAY_TMPDIR", str(short_folder))
-        monkeypatch.delenv("RAY_ADDRESS", raising=False)
-        results = run_on_ray(
-            [None],
-            ours_early.find_script,
-            versions=TOOLS,
-            work_versions=ours_early.find_tools,
-            on_item=id,
+        here = str(Path(__file__).parent)
+        environment = os.environ | {"RAY_TMPDIR": str(short_folder), "PYTHONPATH": here}
+        environment.pop("RAY_ADDRESS", None)
+        done = subprocess.run(
+            [sys.executable, "-c", RUN_WITHOUT_ADDRESS],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
-    assert results == [None]
-    assert not ray.is_initialized()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["[None]"]
 
 
 def test_missing_ray_is_said(monkeypatch):
