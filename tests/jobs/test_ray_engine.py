@@ -114,15 +114,6 @@ def pool(cluster):
 
 
 @pytest.fixture
-def short_folder():
-    """For Ray's files: names of its sockets must be short."""
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
-    (folder / "ray").mkdir()
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
 def ours(cluster):
     """This module, by a name under which the nodes can import it."""
     return importlib.import_module("test_ray_engine")
@@ -158,38 +149,6 @@ def test_cluster_that_is_not_there_is_said_at_once():
                 run_on_ray([], id, versions={}, work_versions=dict, on_item=id, address=url)
     with pytest.raises(UserError, match="at nonsense: Invalid address format"):
         run_on_ray([], id, versions={}, work_versions=dict, on_item=id, address="nonsense")
-
-
-RUN_WITHOUT_ADDRESS = """
-import test_ray_engine as ours
-from gopstream.jobs.engines.ray_engine import run_on_ray
-print(run_on_ray(
-    [None], ours.find_script, versions=ours.TOOLS, work_versions=ours.find_tools, on_item=id
-))
-"""
-
-
-def test_without_an_address_nothing_is_looked_for(short_folder):
-    """Ray would ask for minutes at the address that an ended cluster left behind.
-
-    In a process of its own: where Ray cannot start, it ends the one that asked.
-    """
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # nobody listens
-        stale = short_folder / "ray" / "ray_current_cluster"
-        stale.write_text(f"127.0.0.1:{taken.getsockname()[1]}")
-        here = str(Path(__file__).parent)
-        environment = os.environ | {"RAY_TMPDIR": str(short_folder), "PYTHONPATH": here}
-        environment.pop("RAY_ADDRESS", None)
-        done = subprocess.run(
-            [sys.executable, "-c", RUN_WITHOUT_ADDRESS],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["[None]"]
 
 
 def test_missing_ray_is_said(monkeypatch):
