@@ -114,12 +114,16 @@ class PlanPart:
 
     def videos(self, start: int, end: int) -> tuple[PlannedVideo, ...]:
         """Return the videos of some rows of the table."""
-        rows = self.table.slice(start, end - start).to_pylist()
-        return tuple(_planned_video(row) for row in rows)
+        return planned_videos(self.table.slice(start, end - start))
 
     def shards(self) -> Iterator[PlannedShard]:
         """Yield the shards one by one."""
         return (self.shard(number) for number in range(self.num_shards))
+
+
+def planned_videos(table: pa.Table) -> tuple[PlannedVideo, ...]:
+    """Return the videos of a table of ``VIDEO_COLUMNS``."""
+    return tuple(_planned_video(row) for row in table.to_pylist())
 
 
 def _planned_video(row: Mapping[str, Any]) -> PlannedVideo:

@@ -17,7 +17,7 @@ from gopstream.jobs.build_shard import settings_of
 from gopstream.jobs.console import progress, say
 from gopstream.jobs.estimate import FEW_VIDEOS, Estimate, choose_videos_per_shard, estimate_split
 from gopstream.jobs.measure import SAMPLE_VIDEOS, VideoMeasure, measure_sample
-from gopstream.jobs.plan import PlanPart, make_part, order_videos
+from gopstream.jobs.plan import PlanPart, order_videos, planned_videos
 from gopstream.jobs.plan_files import load_parts, save_part
 from gopstream.jobs.publish import SplitOutcome, is_published, publish_split, read_outcome
 from gopstream.jobs.run_shards import run_shards
@@ -256,8 +256,7 @@ def _dataset_facts(job: ShardingJob, video_list: VideoList) -> DatasetFacts:
         label_sets=video_list.label_sets,
     )
     if storage.exists(DATASET_FILE):
-        check_same_dataset(storage, wanted)
-        return load_dataset(storage)
+        return check_same_dataset(storage, wanted)
     is_file = storage.local_root is not None and storage.local_root.is_file()
     if is_file or storage.list_folders() or storage.list_names(""):
         raise SettingsError(
@@ -299,12 +298,9 @@ def _measure(
 ) -> list[VideoMeasure]:
     """Measure the beginning of an ordered list, which is a fair sample of it."""
     count = min(SAMPLE_VIDEOS, table.num_rows)
-    sample = make_part(
-        table.slice(0, count), kind="first", seed=0, limit=None, videos_per_shard=count
-    )
     with progress("measuring a sample", total=count, unit="videos") as advance:
         return measure_sample(
-            sample.videos(0, count),
+            planned_videos(table.slice(0, count)),
             job.source,
             job.options,
             ffmpeg_binary=job.ffmpeg_binary,

@@ -80,8 +80,6 @@ class SplitOutcome:
     """Rows of ``failures.jsonl``, the first thousand."""
     warned: tuple[Mapping[str, Any], ...] = ()
     """Rows of the videos that became samples, with warnings; the first thousand."""
-    missing: tuple[str, ...] = ()
-    """Names of listed videos that were not found."""
 
 
 def is_published(storage: Storage, split: str, parts: Sequence[PlanPart]) -> bool:

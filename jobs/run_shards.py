@@ -8,12 +8,12 @@ from pathlib import Path
 from gopstream.jobs.build_shard import ShardTask, build_shard, tool_versions
 from gopstream.jobs.console import progress
 from gopstream.jobs.plan import PlannedShard, PlanPart
+from gopstream.jobs.publish import unfinished_shards
 from gopstream.jobs.sharding_job import ShardingJob
 from gopstream.jobs.worker_folder import WorkerFolder, remove_leftovers
 from gopstream.jobs.worker_pool import WorkerError, run_tasks
 from gopstream.shards.dataset_files import DatasetFacts
 from gopstream.shards.errors import ShardError
-from gopstream.shards.layout import report_name
 
 
 def run_shards(
@@ -29,15 +29,9 @@ def run_shards(
     Raises:
         ShardError: If workers died and no video was at fault.
     """
-    todo = {
-        (split, number): _open_shards(job, split, part)
-        for split, parts in plans.items()
-        for number, part in enumerate(parts)
-    }
+    todo = {split: _open_shards(job, split, parts) for split, parts in plans.items()}
     total = sum(
-        len(range(*plans[split][number].bounds(shard)))
-        for (split, number), shards in todo.items()
-        for shard in shards
+        len(range(*part.bounds(number))) for shards in todo.values() for part, number in shards
     )
     if not total:
         remove_leftovers()  # of a job that was killed after its last shard
@@ -48,10 +42,9 @@ def run_shards(
     digests = WorkerFolder()
 
     def tasks() -> Iterator[ShardTask]:
-        for (split, number), shards in todo.items():
-            part = plans[split][number]
-            for shard in shards:
-                yield _task(job, split, part.shard(shard), facts, digests.path)
+        for split, shards in todo.items():
+            for part, number in shards:
+                yield _task(job, split, part.shard(number), facts, digests.path)
 
     with ExitStack() as stack:
         stack.callback(digests.remove)
@@ -96,13 +89,16 @@ def _run_tasks(
     )
 
 
-def _open_shards(job: ShardingJob, split: str, part: PlanPart) -> list[int]:
-    """Return the numbers of the part's shards that have no report and are the job's to make."""
-    published = set(job.storage.list_names(split))
+def _open_shards(
+    job: ShardingJob, split: str, parts: Sequence[PlanPart]
+) -> list[tuple[PlanPart, int]]:
+    """Return the unpublished shards that are the job's to make: parts and numbers in them."""
+    unfinished = set(unfinished_shards(job.storage, split, parts))
     return [
-        number
+        (part, number)
+        for part in parts
         for number, name in enumerate(part.shard_names)
-        if report_name(name) not in published
+        if name in unfinished
         and (job.part is None or int(name) % job.part.count == job.part.number - 1)
     ]
 

@@ -77,17 +77,7 @@ def dataset_summary(storage: Storage) -> Summary:
             continue
         if manifest.num_plans < len(parts):
             table.caption = f"{name}: videos are being added, {undone} shards are to be made"
-        residual = _residual_bytes(manifest)
-        splits[name] = {
-            "complete": True,
-            "videos": manifest.num_videos,
-            "failures": manifest.num_failures,
-            "samples": manifest.num_samples,
-            "shards": len(manifest.shards),
-            "bytes": manifest.num_bytes,
-            "residual_bytes": residual,
-            "class_counts": dict(manifest.class_counts),
-        }
+        splits[name] = _split_content(manifest)
         own_planes |= {plane for shard in manifest.shards for plane in user_planes(shard.files)}
         table.add_row(
             name,
@@ -96,7 +86,7 @@ def dataset_summary(storage: Storage) -> Summary:
             str(manifest.num_samples),
             str(len(manifest.shards)),
             megabytes(manifest.num_bytes),
-            megabytes(residual),
+            megabytes(splits[name]["residual_bytes"]),
         )
     names = storage.list_names(LABELS_FOLDER)
     views = [name.removesuffix(".json") for name in names if name.endswith(".json")]
@@ -116,6 +106,19 @@ def dataset_summary(storage: Storage) -> Summary:
         "splits": splits,
     }
     return Summary(render(fact_table(shown), table), content)
+
+
+def _split_content(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "complete": True,
+        "videos": manifest.num_videos,
+        "failures": manifest.num_failures,
+        "samples": manifest.num_samples,
+        "shards": len(manifest.shards),
+        "bytes": manifest.num_bytes,
+        "residual_bytes": _residual_bytes(manifest),
+        "class_counts": dict(manifest.class_counts),
+    }
 
 
 def _residual_bytes(manifest: Manifest) -> int:

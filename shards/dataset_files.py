@@ -161,8 +161,8 @@ def check_format(content: Mapping[str, Any], where: str) -> None:
         )
 
 
-def check_same_dataset(root: Storage | Path | str, wanted: DatasetFacts) -> None:
-    """Refuse to continue a dataset with other settings or classes.
+def check_same_dataset(root: Storage | Path | str, wanted: DatasetFacts) -> DatasetFacts:
+    """Return what a dataset says of itself; refuses to continue it with other settings or classes.
 
     Raises:
         SettingsError: Naming what differs.
@@ -194,6 +194,7 @@ def check_same_dataset(root: Storage | Path | str, wanted: DatasetFacts) -> None
             f"{url} has no class {', '.join(map(repr, unknown[:5]))}; classes are fixed by the "
             "first split that is written: name all of them with --classes, in a new dataset"
         )
+    return held
 
 
 def save_shard_files(

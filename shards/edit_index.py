@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gopstream.shards.encoding import Piece
+from gopstream.shards.encoding import Piece, index_pieces
 from gopstream.shards.errors import DamageError
 from gopstream.shards.index import PIECE_PLANES, RESIDUAL_TAR, PieceTable, ShardIndex
 from gopstream.shards.layout import (
@@ -110,7 +110,7 @@ def drop_residual(index: ShardIndex) -> ShardIndex:
         for field in fields(ShardIndex)
         if field.name.startswith("member_") and field.name != "member_names"
     }
-    return replace(index, **changes, residual=_piece_table([[] for _ in index.keys]))
+    return replace(index, **changes, residual=index_pieces([[] for _ in index.keys]))
 
 
 def add_residual(index: ShardIndex, members: Sequence[SideMember]) -> ShardIndex:
@@ -142,7 +142,7 @@ def add_residual(index: ShardIndex, members: Sequence[SideMember]) -> ShardIndex
             piece._replace(offset=piece.offset + member.offset) for piece in member.pieces
         ]
     ordered: dict[str, Any] = {name: column[order] for name, column in columns.items()}
-    return replace(index, **ordered, residual=_piece_table(pieces))
+    return replace(index, **ordered, residual=index_pieces(pieces))
 
 
 def _select_pieces(table: PieceTable, keep: npt.NDArray[np.bool_]) -> PieceTable:
@@ -155,17 +155,3 @@ def _select_pieces(table: PieceTable, keep: npt.NDArray[np.bool_]) -> PieceTable
     }
     start = np.concatenate([[0], np.cumsum(counts[keep])]).astype(np.int64)
     return PieceTable(start=start, **columns)
-
-
-def _piece_table(samples: Sequence[Sequence[Piece]]) -> PieceTable:
-    rows = np.array([piece for pieces in samples for piece in pieces], np.int64).reshape(-1, 5)
-    start = np.cumsum([0, *(len(pieces) for pieces in samples)])
-    first_frame, num_frames, offset, length, crc32 = rows.T
-    return PieceTable(
-        start=start.astype(np.int64),
-        first_frame=first_frame.astype(np.int32),
-        num_frames=num_frames.astype(np.int32),
-        offset=offset.copy(),
-        length=length.copy(),
-        crc32=crc32.astype(np.uint32),
-    )

@@ -14,6 +14,7 @@ import zstandard
 
 from gopstream.pipeline.clip import Clip
 from gopstream.shards.errors import FormatError
+from gopstream.shards.index import PieceTable
 
 # Higher levels save 11 % of motion for four times the time, and 7 % of the residual for twice.
 _ZSTD_LEVELS: Final = {"motion": 3, "coverage": 3, "residual": 1}
@@ -100,3 +101,17 @@ def piece_table(pieces: Sequence[Piece]) -> dict[str, list[int]]:
         name: [getattr(piece, name) for piece in pieces]
         for name in ("first_frame", "num_frames", "offset", "length", "crc32")
     }
+
+
+def index_pieces(samples: Sequence[Sequence[Piece]]) -> PieceTable:
+    """Return the pieces of one plane as columns, sample after sample."""
+    rows = [piece for pieces in samples for piece in pieces]
+    start = np.cumsum([0, *(len(pieces) for pieces in samples)])
+    return PieceTable(
+        start=start.astype(np.int64),
+        first_frame=np.array([row.first_frame for row in rows], np.int32),
+        num_frames=np.array([row.num_frames for row in rows], np.int32),
+        offset=np.array([row.offset for row in rows], np.int64),
+        length=np.array([row.length for row in rows], np.int64),
+        crc32=np.array([row.crc32 for row in rows], np.uint32),
+    )

@@ -21,6 +21,7 @@ from gopstream.shards.encoding import (
     Piece,
     encode_frames,
     encode_plane,
+    index_pieces,
 )
 from gopstream.shards.index import (
     BIDIRECTIONAL_FRAME,
@@ -30,7 +31,6 @@ from gopstream.shards.index import (
     PIECE_PLANES,
     RESIDUAL_TAR,
     SCENE_CUT,
-    PieceTable,
     ShardIndex,
     index_bytes,
 )
@@ -232,10 +232,10 @@ class ShardWriter:
             member_offset=members[3],
             member_length=members[4],
             member_crc32=members[5].astype(np.uint32),
-            frames=_piece_columns(self._pieces["frames"]),
-            motion=_piece_columns(self._pieces["motion"]),
-            coverage=_piece_columns(self._pieces["coverage"]),
-            residual=_piece_columns(self._pieces["residual"]),
+            frames=index_pieces(self._pieces["frames"]),
+            motion=index_pieces(self._pieces["motion"]),
+            coverage=index_pieces(self._pieces["coverage"]),
+            residual=index_pieces(self._pieces["residual"]),
         )
 
 
@@ -248,17 +248,3 @@ def _frame_flags(clip: Clip) -> npt.NDArray[np.uint8]:
     flags[list(clip.scene_cuts)] |= SCENE_CUT
     flags[list(clip.damaged_frames)] |= DAMAGED
     return flags
-
-
-def _piece_columns(samples: Sequence[Sequence[Piece]]) -> PieceTable:
-    """Return the pieces of one plane as columns, sample after sample."""
-    rows = [piece for pieces in samples for piece in pieces]
-    start = np.cumsum([0, *(len(pieces) for pieces in samples)])
-    return PieceTable(
-        start=start.astype(np.int64),
-        first_frame=np.array([row.first_frame for row in rows], np.int32),
-        num_frames=np.array([row.num_frames for row in rows], np.int32),
-        offset=np.array([row.offset for row in rows], np.int64),
-        length=np.array([row.length for row in rows], np.int64),
-        crc32=np.array([row.crc32 for row in rows], np.uint32),
-    )

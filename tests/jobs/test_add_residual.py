@@ -1,12 +1,12 @@
 """A residual made later is the one that would have been made at first, or a clear error."""
 
 import gc
-import hashlib
 import shutil
 import threading
 
 import pytest
 
+from file_hashes import hashes
 from gopstream.jobs import add_residual
 from gopstream.jobs.add_residual import ResidualTask, add_residual_plane, build_residual
 from gopstream.jobs.edit_commands import add, drop
@@ -27,14 +27,6 @@ from gopstream.shards.reader import ShardDataset
 from gopstream.shards.verify import verify_split
 
 OPTIONS = ExtractionOptions(canonical=CanonicalFormat(gop=10, crf=23), segment_frames=20)
-
-
-def hashes(root):
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
 
 
 def faults_of(root, *, rebuild=True):

@@ -1,6 +1,5 @@
 """Trials, appended videos, failed ones tried again, and datasets made in several shares."""
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -9,6 +8,7 @@ import sys
 import pyarrow.parquet
 import pytest
 
+from file_hashes import hashes
 from gopstream.jobs.cli import main
 from gopstream.jobs.demo_videos import write_demo_videos
 from gopstream.shards.dataset_files import load_manifest
@@ -26,14 +26,6 @@ def videos(tmp_path_factory):
 def shard(videos, out, *words):
     given = ["shard", str(videos), "--out", str(out), "--short-side", "64", "--workers", "1"]
     return main([*given, "--videos-per-shard", "4", *words])
-
-
-def hashes(root):
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
 
 
 def sources_of(root):

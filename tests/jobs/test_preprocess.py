@@ -1,5 +1,4 @@
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
+from file_hashes import hashes
 from gopstream.jobs import build_shard as builder
 from gopstream.jobs.cli import main
 from gopstream.jobs.demo_videos import write_demo_videos
@@ -38,14 +38,6 @@ OPTIONS = ExtractionOptions(canonical=CanonicalFormat(short_side=64))
 def make(videos, root, *, options=OPTIONS, seed=0, limit=None, videos_per_shard=None, **others):
     choice = PlanChoice(seed, limit, videos_per_shard)
     return shard_folder(videos, root, options=options, choice=choice, **others)
-
-
-def hashes(root):
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
 
 
 def failures_of(root, split="train"):

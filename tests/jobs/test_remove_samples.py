@@ -10,6 +10,8 @@ import sys
 import pyarrow.parquet
 import pytest
 
+from dying_storage import DyingStorage, Killed
+from file_hashes import hashes
 from gopstream.jobs.cli import main
 from gopstream.jobs.edit_commands import remove
 from gopstream.jobs.preprocess import shard_folder
@@ -27,14 +29,6 @@ from gopstream.shards.user_plane import UserPlane
 from gopstream.shards.verify import verify_split
 
 OPTIONS = ExtractionOptions(canonical=CanonicalFormat(gop=10), segment_frames=20)
-
-
-def hashes(root):
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
 
 
 def faults_of(root):
@@ -219,38 +213,6 @@ def test_a_removed_video_is_not_made_again(videos, root, keys, wanted):
     for more in (["--videos-per-shard", "3"], ["--append"], ["--retry-failed"]):
         assert main([*words, "--workers", "1", *more]) == 0
         assert hashes(root) == wanted
-
-
-class Killed(BaseException):
-    """As if the process had been killed: nothing may handle it."""
-
-
-class DyingStorage(LocalStorage):
-    """Dies before its n-th change."""
-
-    def __init__(self, root, lives):
-        super().__init__(root)
-        self.lives = lives
-
-    def change(self):
-        if self.lives == 0:
-            raise Killed
-        self.lives -= 1
-
-    def delete(self, name):
-        self.change()
-        super().delete(name)
-
-    def create(self, name):
-        writer = super().create(name)
-        publish = writer.publish
-
-        def dying_publish():
-            self.change()
-            publish()
-
-        writer.publish = dying_publish
-        return writer
 
 
 def count_changes(root, keys):

@@ -1,11 +1,12 @@
 """A video that is taken down by its name stays out, also one that has only failed so far."""
 
-import hashlib
 import json
 import shutil
 
 import pytest
 
+from dying_storage import DyingStorage, Killed
+from file_hashes import hashes
 from gopstream.jobs.cli import main
 from gopstream.jobs.remove_samples import remove_samples
 from gopstream.shards.dataset_files import load_manifest
@@ -17,14 +18,6 @@ from gopstream.shards.verify import verify_split
 # The first segments of two videos, one of which cannot be used, and a whole one.
 FIRST = ("path,label,start,end", "long.mp4,a,0,1", "broken.mp4,a,0,1", "short.mp4,b,,")
 LATER = ("path,label,start,end", "long.mp4,a,1,2", "broken.mp4,a,1,2", "new.mp4,b,,")
-
-
-def hashes(root):
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
 
 
 def faults_of(root):
@@ -155,38 +148,6 @@ def test_removing_again_changes_nothing(root, sources):
     removal = remove(root, *sources)
     assert (removal.keys, removal.sources) == ((), {})
     assert {path: path.stat().st_ino for path in (root / "train").iterdir()} == before
-
-
-class Killed(BaseException):
-    """As if the process had been killed: nothing may handle it."""
-
-
-class DyingStorage(LocalStorage):
-    """Dies before its n-th change."""
-
-    def __init__(self, root, lives):
-        super().__init__(root)
-        self.lives = lives
-
-    def change(self):
-        if self.lives == 0:
-            raise Killed
-        self.lives -= 1
-
-    def delete(self, name):
-        self.change()
-        super().delete(name)
-
-    def create(self, name):
-        writer = super().create(name)
-        publish = writer.publish
-
-        def dying_publish():
-            self.change()
-            publish()
-
-        writer.publish = dying_publish
-        return writer
 
 
 def test_interrupted_anywhere_it_is_seen_and_completed(made, tmp_path):

@@ -1,9 +1,8 @@
 """A dataset that lacks the records of its shards' files is refused before anything is changed."""
 
-import hashlib
-
 import pytest
 
+from file_hashes import hashes
 from gopstream.jobs.add_residual import add_residual_plane
 from gopstream.jobs.remove_samples import remove_samples
 from gopstream.jobs.source_videos import VideoSource
@@ -15,14 +14,6 @@ from gopstream.shards.errors import DamageError, SettingsError
 from gopstream.shards.layout import dump_json
 from gopstream.shards.local_storage import LocalStorage
 from gopstream.shards.reader import ShardDataset
-
-
-def hashes(root):
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
 
 
 @pytest.fixture

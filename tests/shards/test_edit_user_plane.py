@@ -1,12 +1,13 @@
 """A user's own plane: from a folder to side tars, and back to a sample's bytes."""
 
-import hashlib
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from dying_storage import DyingStorage, Killed
+from file_hashes import hashes
 from gopstream.shards.dataset_files import (
     load_manifest,
     load_shard_files,
@@ -28,14 +29,6 @@ from gopstream.shards.user_plane import (
     select_rows,
 )
 from gopstream.shards.verify import verify_split
-
-
-def hashes(root):
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
 
 
 def faults_of(root):
@@ -155,38 +148,6 @@ def test_a_plane_is_not_added_twice(own_root, flow):
     add(own_root, flow)
     with pytest.raises(SettingsError, match="drop it first"):
         add(own_root, flow)
-
-
-class Killed(BaseException):
-    pass
-
-
-class DyingStorage(LocalStorage):
-    """Dies before its n-th change."""
-
-    def __init__(self, root, lives):
-        super().__init__(root)
-        self.lives = lives
-
-    def change(self):
-        if self.lives == 0:
-            raise Killed
-        self.lives -= 1
-
-    def delete(self, name):
-        self.change()
-        super().delete(name)
-
-    def create(self, name):
-        writer = super().create(name)
-        publish = writer.publish
-
-        def dying_publish():
-            self.change()
-            publish()
-
-        writer.publish = dying_publish
-        return writer
 
 
 @pytest.mark.parametrize("lives", range(7))
