@@ -7,7 +7,8 @@ DATA ?= ../shared/data
 DEMO ?= demo
 
 .PHONY: demo test lint prove-skip prove-bytes prove-colours prove-vectors prove-faults prove-fuzz \
-	prove-memory prove-kill prove-scale prove-many clean
+	prove-memory prove-kill prove-scale prove-many prove-resume prove-loading-faults \
+	prove-loading-leaks prove-loading-scale prove-motion-place clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "gopstream needs Python 3.11 or newer"'
@@ -58,6 +59,21 @@ prove-scale: $(VENV)/installed
 
 prove-many: $(VENV)/installed
 	$(BIN)/python -m gopstream.jobs.bench.sharding_many --json docs/results/sharding_many.json
+
+prove-resume: $(VENV)/installed
+	$(BIN)/python -m gopstream.jobs.bench.loading_resume --json docs/results/loading_resume.json
+
+prove-loading-faults: $(VENV)/installed
+	$(BIN)/python -m gopstream.jobs.bench.loading_faults --json docs/results/loading_faults.json
+
+prove-loading-leaks: $(VENV)/installed
+	$(BIN)/python -m gopstream.jobs.bench.loading_leaks --json docs/results/loading_leaks.json
+
+prove-loading-scale: $(VENV)/installed
+	$(BIN)/python -m gopstream.jobs.bench.loading_scale --json docs/results/loading_scale.json
+
+prove-motion-place: $(VENV)/installed
+	$(BIN)/python -m gopstream.jobs.bench.motion_place $(DATA) --json docs/results/motion_place.json
 
 clean:
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

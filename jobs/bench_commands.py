@@ -38,3 +38,49 @@ def extract(video: Path | None = None, /, *, rounds: int = 5, json_file: JsonFil
         print(summary.text)
     report(summary.content, json_file)
     return 0
+
+
+@bench.command
+def load(
+    *,
+    videos: Path | None = None,
+    work: Path = Path("bench-load"),
+    peers: bool = False,
+    quick: bool = False,
+    rounds: int | None = None,
+    json_file: JsonFile = None,
+) -> int:
+    """Measure loading next to decoders, other loaders, object storage and the bare ceiling.
+
+    Videos of 340x256, 720p and 1080p and their shards are made first, some minutes and about
+    2 GB, and kept for the next time.
+
+    Example: `gopstream bench load --videos DIR --peers --json result.json`
+
+    Parameters
+    ----------
+    videos
+        Folder of videos to make the measured ones from; by default some are generated.
+    work
+        Folder for what is made.
+    peers
+        Make an environment below the work folder and measure decord, torchcodec, cv2 and
+        MosaicML streaming too; some minutes and several gigabytes the first time.
+    quick
+        Only a few clips: shows that everything runs, measures nothing.
+    rounds
+        How often each contestant has its turn; the median counts.
+    """
+    from gopstream.jobs.bench.load import BenchPlaces, bench_load
+
+    if rounds is not None and rounds < 1:
+        raise UserError(f"--rounds must be at least 1, got {rounds}")
+    if videos is not None and not videos.is_dir():
+        raise UserError(f"{videos}: no such folder")
+    work = work.absolute()
+    places = BenchPlaces(videos, work, work / "peers" if peers else None)
+    summary = bench_load(places, is_quick=quick, rounds=rounds, on_step=say)
+    if json_file != "-":
+        print(summary.text)
+    report(summary.content, json_file)
+    return 0

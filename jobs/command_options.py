@@ -110,17 +110,6 @@ def report(content: dict[str, Any], target: str | None) -> None:
         Path(target).write_text(text + "\n")
 
 
-def local_folder(url: str) -> Path:
-    """Return the path of a dataset.
-
-    Raises:
-        UserError: If it is an address.
-    """
-    if "://" in url:
-        raise UserError(f"{url}: only local folders are supported yet; give a path")
-    return Path(url)
-
-
 def ffmpeg_binary() -> str:
     """Return the FFmpeg that ``GOPSTREAM_FFMPEG`` names, or the one of imageio-ffmpeg."""
     from gopstream.pipeline.transcode import default_ffmpeg

@@ -53,7 +53,7 @@ def remove(
     from gopstream.jobs.remove_samples import remove_samples
     from gopstream.shards.storage import open_storage
 
-    storage = open_storage(url, store.options())
+    storage = open_storage(url, store.options(), for_writing=True)
     removal = remove_samples(storage, keys=key or (), sources=source or ())
     if json_file != "-":
         num_shards = sum(map(len, removal.shards.values()))
@@ -156,7 +156,7 @@ def drop(
     from gopstream.shards.edit_planes import drop_plane
     from gopstream.shards.storage import open_storage
 
-    storage = open_storage(url, store.options())
+    storage = open_storage(url, store.options(), for_writing=True)
     count = drop_plane(storage, plane, planned_splits(storage))
     if json_file != "-":
         print(
@@ -205,7 +205,7 @@ def relabel(
     from gopstream.shards.edit_labels import read_label_list, write_label_view
     from gopstream.shards.storage import open_storage
 
-    storage = open_storage(url, store.options())
+    storage = open_storage(url, store.options(), for_writing=True)
     splits = planned_splits(storage)
     counts = write_label_view(
         storage,
@@ -234,7 +234,7 @@ def _add_residual(
     from gopstream.shards.dataset_files import planned_splits
     from gopstream.shards.storage import open_storage
 
-    storage = open_storage(url, store.options())
+    storage = open_storage(url, store.options(), for_writing=True)
     count = add_residual_plane(
         storage,
         VideoSource(videos, store.options()),
@@ -260,7 +260,7 @@ def _add_own(
     from gopstream.shards.edit_user_plane import add_user_plane
     from gopstream.shards.storage import open_storage
 
-    storage = open_storage(url, store.options())
+    storage = open_storage(url, store.options(), for_writing=True)
     chosen = _chosen(url, split, planned_splits(storage))
     total = sum(len(load_manifest(storage, name).shards) for name in chosen)
     with progress(f"adding {plane}", total=total, unit="shards") as advance:

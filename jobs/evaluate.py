@@ -1,6 +1,7 @@
 """Multi-view evaluation of a checkpoint on a split."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from gopstream.jobs.network import (
 )
 from gopstream.jobs.recipe import recipe_from
 from gopstream.models.catalogue import find_model
-from gopstream.shards.loading.clip_reader import View
-from gopstream.shards.loading.loader import ClipBatch, view_batches
+from gopstream.shards.loading.batch import ClipBatch
+from gopstream.shards.loading.clip_spec import View
+from gopstream.shards.loading.loader import view_batches
 from gopstream.shards.reader import ShardDataset
+from gopstream.shards.storage import Storage
 
 
 def parse_views(text: str) -> list[View]:
@@ -39,23 +42,25 @@ def parse_views(text: str) -> list[View]:
 
 def evaluate(
     checkpoint: Path,
-    root: Path,
+    root: Storage | Path | str,
     *,
     split: str = "val",
     views: str = "1x1",
     zero_motion: bool = False,
     workers: int = 0,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Classify each sample by the mean of its views' probabilities.
 
     Args:
         checkpoint: File, or folder of a run.
-        root: Folder of the dataset.
+        root: Folder or address of the dataset.
         split: Which split.
         views: Clips x crops, spread evenly.
         zero_motion: Give the model zero motion, valid everywhere: a control that shows what it
             takes from motion.
         workers: Processes that load.
+        force: Use a dataset that was not made as the recipe asks, with a warning.
 
     Returns:
         ``top1``, ``top5``, ``mean_class_accuracy``, ``samples``, ``views``, ``chance``,
@@ -68,7 +73,7 @@ def evaluate(
     recipe = recipe_from(content["recipe"], where=str(checkpoint))
     dataset = ShardDataset(root, split, labels=recipe.train.labels or None)
     if list(dataset.classes) != content["classes"]:
-        raise UserError(f"{checkpoint} was trained on other classes than {root} has")
+        raise UserError(f"{checkpoint} was trained on other classes than {dataset.root} has")
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
     check_labels(dataset)
@@ -76,7 +81,7 @@ def evaluate(
     network.load_state_dict(content["model"])
     network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     spec = clip_spec(recipe, network)
-    check_dataset(dataset, spec)
+    check_dataset(dataset, spec, data=recipe.data, force=force)
     contract = find_model(recipe.model.name).contract
     chosen = parse_views(views)
     probabilities = []
@@ -96,12 +101,10 @@ def evaluate(
 
 
 def _without_motion(batch: ClipBatch) -> ClipBatch:
-    return ClipBatch(
-        frames=batch.frames,
+    return replace(
+        batch,
         motion=None if batch.motion is None else torch.zeros_like(batch.motion),
         valid=None if batch.valid is None else torch.ones_like(batch.valid),
-        labels=batch.labels,
-        keys=batch.keys,
     )
 
 

@@ -4,8 +4,13 @@ They import torch when they run, not before: ``gopstream --help`` must not wait 
 """
 
 from pathlib import Path
+from typing import Annotated
 
-from gopstream.jobs.command_options import JsonFile, ffmpeg_binary, local_folder, report
+from cyclopts import Parameter
+
+from gopstream.jobs.command_options import JsonFile, StoreArguments, ffmpeg_binary, report
+
+_STORE = StoreArguments()
 
 
 def train(
@@ -15,6 +20,8 @@ def train(
     data: str,
     out: Path | None = None,
     resume: bool = False,
+    force: Annotated[bool, Parameter(negative="")] = False,
+    store: StoreArguments = _STORE,
     json_file: JsonFile = None,
 ) -> int:
     """Train a model by streaming shards.
@@ -28,18 +35,25 @@ def train(
     overrides
         Changes to the recipe, as section.key=value.
     data
-        Folder of the dataset.
+        Folder of the dataset, or an address (s3://bucket/folder, https://host/folder).
     out
         Folder of the run; by default runs/RECIPE.
     resume
         Continue the run in that folder at its last checkpoint, exactly.
+    force
+        Use a dataset that was not made as the recipe's [data] asks.
     """
     from gopstream.jobs.recipe import load_recipe
     from gopstream.jobs.train import train as train_recipe
+    from gopstream.shards.storage import open_storage
 
     folder = out or Path("runs") / Path(recipe).stem
     outcome = train_recipe(
-        load_recipe(recipe, overrides), local_folder(data), out=folder, resume=resume
+        load_recipe(recipe, overrides),
+        open_storage(data, store.options()),
+        out=folder,
+        resume=resume,
+        force=force,
     )
     if json_file != "-":
         print(
@@ -59,6 +73,8 @@ def evaluate(
     views: str = "1x1",
     zero_motion: bool = False,
     workers: int = 0,
+    force: Annotated[bool, Parameter(negative="")] = False,
+    store: StoreArguments = _STORE,
     json_file: JsonFile = None,
 ) -> int:
     """Measure a checkpoint's accuracy on a split.
@@ -70,7 +86,7 @@ def evaluate(
     checkpoint
         A checkpoint, or the folder of a run.
     data
-        Folder of the dataset.
+        Folder of the dataset, or an address (s3://bucket/folder, https://host/folder).
     split
         Name of the split.
     views
@@ -79,16 +95,20 @@ def evaluate(
         Give the model no motion: shows what it takes from it.
     workers
         Processes that load; 0 loads in this one.
+    force
+        Use a dataset that was not made as [data] of the checkpoint's recipe asks.
     """
     from gopstream.jobs.evaluate import evaluate as evaluate_checkpoint
+    from gopstream.shards.storage import open_storage
 
     result = evaluate_checkpoint(
         checkpoint,
-        local_folder(data),
+        open_storage(data, store.options()),
         split=split,
         views=views,
         zero_motion=zero_motion,
         workers=workers,
+        force=force,
     )
     if json_file != "-":
         print(

@@ -1,18 +1,18 @@
 """Put a recipe's model and its data together: what a clip must hold, and how it is fed in."""
 
 from dataclasses import asdict
-from typing import cast
+from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
+from gopstream.jobs.dataset_fit import check_fit, check_planes
 from gopstream.jobs.errors import UserError
-from gopstream.jobs.recipe import Recipe
+from gopstream.jobs.recipe import DataRecipe, Recipe
 from gopstream.models import create_model
 from gopstream.models.catalogue import InputContract, find_model
-from gopstream.shards.loading.clip_reader import ClipSpec, MotionSpec
-from gopstream.shards.loading.loader import ClipBatch
-from gopstream.shards.loading.sampling import SAMPLINGS
+from gopstream.shards.loading.batch import ClipBatch
+from gopstream.shards.loading.batch_ops import normalise
+from gopstream.shards.loading.clip_spec import ClipSpec, MotionSpec
 from gopstream.shards.reader import ShardDataset
 
 # Motion fields are handed over at one cell per four pixels: the stride of the first stage.
@@ -26,7 +26,7 @@ def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
         UserError: If the model or one of its options is unknown.
     """
     options = dict(recipe.model.options)
-    options.setdefault("size", recipe.clip.size)
+    options.setdefault("size", recipe.transform.size)
     try:
         return create_model(
             recipe.model.name,
@@ -45,34 +45,46 @@ def clip_spec(recipe: Recipe, network: nn.Module) -> ClipSpec:
         UserError: If the recipe's numbers do not fit together.
     """
     contract = find_model(recipe.model.name).contract
+    settings: dict[str, Any] = asdict(recipe.clip)
+    motion_on = settings.pop("motion_on")
     motion = None
-    if recipe.model.use_motion and "motion" in contract.planes:
-        assert contract.query_stride is not None
-        motion = MotionSpec(
-            query_stride=contract.query_stride,
-            subclip_frames=cast(int, network.subclip_frames),
-            grid=recipe.clip.size // _PIXELS_PER_CELL,
-        )
-    if recipe.clip.sampling not in SAMPLINGS:
-        raise UserError(
-            f"clip.sampling must be one of {', '.join(SAMPLINGS)}, got {recipe.clip.sampling!r}"
-        )
     try:
-        return ClipSpec(motion=motion, **asdict(recipe.clip))
+        if recipe.model.use_motion and "motion" in contract.planes:
+            assert contract.query_stride is not None
+            motion = MotionSpec(
+                query_stride=contract.query_stride,
+                subclip_frames=cast(int, network.subclip_frames),
+                grid=recipe.transform.size // _PIXELS_PER_CELL,
+                on=motion_on,
+            )
+        return ClipSpec(motion=motion, transform=recipe.transform, **settings)
     except ValueError as error:
         raise UserError(f"clip: {error}") from error
 
 
-def check_dataset(dataset: ShardDataset, spec: ClipSpec) -> None:
-    """Refuse a dataset that cannot feed the model.
+def check_dataset(
+    dataset: ShardDataset,
+    spec: ClipSpec,
+    *,
+    data: DataRecipe | None = None,
+    force: bool = False,
+) -> None:
+    """Refuse a dataset that cannot feed the model, or that the recipe was not made for.
+
+    Args:
+        dataset: The split.
+        spec: What a clip must hold.
+        data: What the recipe asks of the dataset; None asks nothing.
+        force: Go on with a dataset that does not fit; planes that the model needs are needed all
+            the same.
 
     Raises:
-        UserError: Saying what is missing.
+        UserError: Saying what differs and what to change.
     """
     needed = ["frames", *(["motion"] if spec.motion is not None else [])]
-    missing = [plane for plane in needed if plane not in dataset.facts.planes]
-    if missing:
-        raise UserError(f"{dataset.root} lacks the plane {', '.join(missing)}")
+    check_planes(dataset.facts, needed, url=dataset.root)
+    if data is not None:
+        check_fit(dataset.facts, data, url=dataset.root, force=force)
 
 
 def check_labels(dataset: ShardDataset) -> None:
@@ -81,18 +93,17 @@ def check_labels(dataset: ShardDataset) -> None:
     Raises:
         UserError: Naming the split.
     """
-    if not dataset.classes or (dataset.labels < 0).any():
+    if not dataset.classes or dataset.num_unlabelled:
         raise UserError(f"{dataset.root}/{dataset.split} has videos without a label")
 
 
 def run_network(network: nn.Module, batch: ClipBatch, contract: InputContract) -> Tensor:
     """Normalise a batch on the network's device and return its logits, (B, classes)."""
     device = next(network.parameters()).device
-    mean = torch.tensor(contract.mean, device=device).view(1, 3, 1, 1, 1)
-    std = torch.tensor(contract.std, device=device).view(1, 3, 1, 1, 1)
-    frames = (batch.frames.to(device).float() / 255.0 - mean) / std
+    batch = batch.to(device, non_blocking=True)
+    if contract.query_stride is not None:
+        batch = batch.accumulated(query_stride=contract.query_stride)
+    frames = normalise(batch.frames, mean=contract.mean, std=contract.std)
     if "motion" not in contract.planes:
         return cast(Tensor, network(frames))
-    motion = None if batch.motion is None else batch.motion.to(device)
-    valid = None if batch.valid is None else batch.valid.to(device)
-    return cast(Tensor, network(frames, motion=motion, valid=valid))
+    return cast(Tensor, network(frames, motion=batch.motion, valid=batch.valid))

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from gopstream.jobs.errors import UserError
+from gopstream.shards.loading.transform_spec import TransformSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +36,44 @@ class ClipRecipe:
     stride: int = 1
     """Between frames of a dense clip, in stored frames."""
     sampling: str = "dense"
-    """``dense``, ``segment`` or ``still``."""
-    size: int = 224
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Range of the crop's share of the frame's area."""
-    crop_ratio: tuple[float, float] = (0.75, 1.3333)
-    """Range of the crop's width over height."""
-    flip: float = 0.0
-    """Probability of mirroring."""
+    """How frames are chosen, as ``gopstream.shards.loading.sampling`` names it."""
+    overrun: str = "last"
+    """What a dense clip takes that is longer than its video."""
+    view_rule: str = "centred"
+    """Where several test clips begin."""
+    motion_on: str = "worker"
+    """Where motion is accumulated: in the ``worker`` that reads, or on the ``device``."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataRecipe:
+    """What the dataset must be; what is left out may be anything.
+
+    Strides of the clip count stored frames, and crops are shares of stored pictures: a dataset
+    that was stored otherwise trains another model.
+    """
+
+    fps: float | None = None
+    """Stored frames per second, as ``gopstream shard --fps``."""
+    short_side: int | None = None
+    """Upper limit of the stored frames' shorter side in pixels."""
+    frame_stride: int | None = None
+    """Every n-th frame is stored; 1 for all of them."""
+    planes: tuple[str, ...] | None = None
+    """Planes that must be there, beside those that the model needs anyway."""
+    mode: str | None = None
+    """``canonical`` or ``native``."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.mode not in (None, "canonical", "native"):
+            raise ValueError(f"mode must be canonical or native, got {self.mode!r}")
+        for name in ("fps", "short_side", "frame_stride"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, got {value:g}")
+        if self.fps is not None and (self.frame_stride or 1) > 1:
+            raise ValueError("frames are stored either by fps or by a frame_stride; choose one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +112,8 @@ class Recipe:
     model: ModelRecipe
     clip: ClipRecipe
     train: TrainRecipe
+    transform: TransformSpec = field(default_factory=TransformSpec)
+    data: DataRecipe = field(default_factory=DataRecipe)
 
 
 def list_recipes() -> list[str]:
@@ -159,7 +193,10 @@ def _build(kind: type, content: Mapping[str, Any], where: str) -> object:
             values[name] = _check(hints[name], content[name], f"{where}: {name}")
         elif _is_required(item):
             raise UserError(f"{where}: {name} is missing")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _is_required(item: Any) -> bool:  # noqa: ANN401 - dataclasses.Field is generic in nothing useful
@@ -173,16 +210,27 @@ def _check(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - checks w
         if not isinstance(value, Mapping):
             raise UserError(f"{where}: expected a section, got {value!r}")
         return _build(kind, value, where)
-    if kind == tuple[float, float]:
-        if isinstance(value, (list, tuple)) and len(value) == 2:
-            return tuple(_check(float, part, where) for part in value)
-        raise UserError(f"{where}: expected two numbers such as [0.5, 1.0], got {value!r}")
+    if isinstance(kind, UnionType):  # with None, which a recipe leaves out and a run's file has
+        return None if value is None else _check(get_args(kind)[0], value, where)
+    if get_origin(kind) is Literal:  # which word it is, is for the section to check
+        return _check(str, value, where)
+    if get_origin(kind) is tuple:
+        return _check_tuple(get_args(kind), value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     plain = dict if kind == dict[str, Any] else kind
     if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
         raise UserError(f"{where}: expected {plain.__name__}, got {value!r}")
     return value
+
+
+def _check_tuple(kinds: tuple[Any, ...], value: object, where: str) -> tuple[Any, ...]:
+    any_number = kinds[-1] is Ellipsis
+    if not isinstance(value, (list, tuple)) or not (any_number or len(value) == len(kinds)):
+        count = "values" if any_number else f"{len(kinds)} values"
+        raise UserError(f"{where}: expected {count} in brackets, got {value!r}")
+    of_each = kinds[:1] * len(value) if any_number else kinds
+    return tuple(_check(kind, part, where) for kind, part in zip(of_each, value, strict=True))
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

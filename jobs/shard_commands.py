@@ -230,7 +230,7 @@ def merge(out: str, /, *, store: StoreArguments = _STORE, json_file: JsonFile = 
     from gopstream.jobs.shard_summaries import shard_summary
     from gopstream.shards.storage import open_storage
 
-    summary = shard_summary(merge_parts(open_storage(out, store.options())))
+    summary = shard_summary(merge_parts(open_storage(out, store.options(), for_writing=True)))
     if json_file != "-":
         print(summary.text)
     report(summary.content, json_file)

@@ -52,7 +52,7 @@ class ShardingJob:
     @property
     def storage(self) -> Storage:
         """The place of the dataset."""
-        return open_storage(self.out, self.store)
+        return open_storage(self.out, self.store, for_writing=True)
 
     @property
     def silence_seconds(self) -> float:

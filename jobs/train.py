@@ -24,8 +24,10 @@ from gopstream.jobs.network import (
 )
 from gopstream.jobs.recipe import Recipe, TrainRecipe
 from gopstream.models.catalogue import find_model
-from gopstream.shards.loading.loader import ClipBatch, StreamingLoader
+from gopstream.shards.loading.batch import ClipBatch
+from gopstream.shards.loading.loader import StreamingLoader
 from gopstream.shards.reader import ShardDataset
+from gopstream.shards.storage import Storage
 
 LOG_FILE = "log.jsonl"
 RECIPE_FILE = "recipe.json"
@@ -49,14 +51,22 @@ class _Run(NamedTuple):
     classes: tuple[str, ...]
 
 
-def train(recipe: Recipe, root: Path, *, out: Path, resume: bool = False) -> TrainOutcome:
+def train(
+    recipe: Recipe,
+    root: Storage | Path | str,
+    *,
+    out: Path,
+    resume: bool = False,
+    force: bool = False,
+) -> TrainOutcome:
     """Train as the recipe says, to its last step.
 
     Args:
         recipe: The run.
-        root: Folder of the dataset.
+        root: Folder or address of the dataset.
         out: Folder of the run: checkpoint, log and the resolved recipe.
         resume: Continue the run in ``out`` at its last checkpoint, exactly.
+        force: Use a dataset that was not made as the recipe asks, with a warning.
 
     Raises:
         UserError: If the dataset or the recipe does not fit, ``out`` holds another run, or the
@@ -66,7 +76,7 @@ def train(recipe: Recipe, root: Path, *, out: Path, resume: bool = False) -> Tra
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
     torch.manual_seed(recipe.train.seed)
-    run = _prepare(recipe, root)
+    run = _prepare(recipe, root, force=force)
     step = _restore(run, out) if resume else 0
     out.mkdir(parents=True, exist_ok=True)
     (out / RECIPE_FILE).write_text(json.dumps(asdict(recipe), indent=2) + "\n")
@@ -85,12 +95,12 @@ def _check_out(out: Path, recipe: Recipe, *, resume: bool) -> None:
         raise UserError(f"{out} holds a run of another recipe (see {held}); nothing was changed")
 
 
-def _prepare(recipe: Recipe, root: Path) -> _Run:
+def _prepare(recipe: Recipe, root: Storage | Path | str, *, force: bool) -> _Run:
     dataset = ShardDataset(root, recipe.train.split, labels=recipe.train.labels or None)
     check_labels(dataset)
     network = build_network(recipe, len(dataset.classes))
     spec = clip_spec(recipe, network)
-    check_dataset(dataset, spec)
+    check_dataset(dataset, spec, data=recipe.data, force=force)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network.to(device)
     optimiser = torch.optim.AdamW(

@@ -7,12 +7,10 @@ to the one before it; they are chained backwards, and inverted for t' > t
 cuts and forward motion as in this project's design, section 4).
 
 Pure NumPy, no video library: training machines import this module. Its batched form on a device
-is ``gopstream.models.layers.accumulated_motion``.
+is ``gopstream.shards.loading.device_motion``.
 
 Dimensions: N raw frames of a window, S sampled frames, G groups (sub-clips) of J samples,
-P pairs, Hb x Wb blocks, C = Hb * Wb. Inside, positions are int32 in 64ths of a cell, measured
-from the corner of the picture, x before y: quarter pixels and the means of two of them are
-whole numbers there, so nothing is ever rounded.
+Q queries of all groups, Hb x Wb blocks, g x g cells of a crop.
 """
 
 from collections.abc import Sequence
@@ -21,15 +19,14 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gopstream.pipeline.block_paths import UNITS_PER_CELL, BlockPaths, Picture, follow
+
 BLOCK_PIXELS: Final = 8
 QUARTERS_PER_CELL: Final = 4 * BLOCK_PIXELS
 SCENE_CUT_INTRA_SHARE: Final = 0.6
 """A P-frame with a larger share of intra blocks starts a new scene."""
-_UNITS_PER_CELL: Final = 2 * QUARTERS_PER_CELL
-_UNIT_BITS: Final = 6
-_INVERSION_STEPS: Final = 5
-_INVERSION_TOLERANCE: Final = _UNITS_PER_CELL // (2 * BLOCK_PIXELS)
-"""Half a pixel."""
+_UNITS_PER_PIXEL: Final = UNITS_PER_CELL // BLOCK_PIXELS
+_PIXELS_PER_UNIT: Final = 1 / _UNITS_PER_PIXEL
 
 
 class OneListMotion(NamedTuple):
@@ -64,6 +61,15 @@ class AccumulatedMotion(NamedTuple):
     whose centre lies outside of the picture."""
     extrapolated: npt.NDArray[np.bool_]
     """(G, J, J) True where an I-frame lies on the way."""
+
+
+class CellMotion(NamedTuple):
+    """MD(t, t') as a crop shows it, of the queries of all groups."""
+
+    motion: npt.NDArray[np.float32]
+    """(Q, 2, J, g, g) pixels of the output, (dx, dy); 0 where not valid."""
+    valid: npt.NDArray[np.bool_]
+    """(Q, J, g, g)."""
 
 
 def one_list_motion(
@@ -128,7 +134,7 @@ def step_motion(
     if cuts.shape != (num_frames,):
         raise ValueError(f"scene_cuts must have shape ({num_frames},), got {cuts.shape}")
     covered = coverage.astype(np.bool_)
-    steps = motion.astype(np.float32) / np.float32(QUARTERS_PER_CELL)
+    steps = motion.astype(np.float32, order="C") / np.float32(QUARTERS_PER_CELL)
     _fill_intra(steps, covered, missing=~covered & ~is_intra_frame[:, None, None])
     intra_share = 1.0 - covered.mean(axis=(1, 2))
     valid = covered & (intra_share <= SCENE_CUT_INTRA_SHARE)[:, None, None]
@@ -151,19 +157,38 @@ def _fill_intra(
     missing: npt.NDArray[np.bool_],
 ) -> None:
     """Give each missing block the median of its covered 4-neighbours, or zero, in place."""
-    frames, rows, columns = np.nonzero(missing)
     height, width = covered.shape[1:]
-    neighbours = np.full((4, len(frames), 2), np.inf, np.float32)
-    for side, (down, right) in enumerate(((-1, 0), (1, 0), (0, -1), (0, 1))):
-        y, x = rows + down, columns + right
-        exists = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        exists[exists] = covered[frames[exists], y[exists], x[exists]]
-        neighbours[side, exists] = steps[frames[exists], y[exists], x[exists]]
-    count = np.isfinite(neighbours[..., 0]).sum(axis=0)
-    neighbours.sort(axis=0)
-    block = np.arange(len(frames))
-    median = (neighbours[(count - 1) // 2, block] + neighbours[count // 2, block]) / 2
-    steps[frames, rows, columns] = np.where(count[:, None] > 0, median, np.float32(0.0))
+    place = np.flatnonzero(missing)
+    frame, block = np.divmod(place, height * width)
+    row, column = np.divmod(block, width)
+    known = np.pad(covered, ((0, 0), (1, 1), (1, 1))).reshape(-1)
+    at = (frame * (height + 2) + row + 1) * (width + 2) + column + 1
+    vectors = steps.reshape(-1, 2)
+    near = []
+    for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+        exists = np.take(known, at + down * (width + 2) + right)
+        vector = np.take(vectors, place + down * width + right, axis=0, mode="clip")
+        near.append(np.where(exists[:, None], vector, np.float32(np.inf)))
+    first, second, third, last = _sorted_four(*near)
+    # Of one the first counts, of two first and second, of three the second, of four the middle.
+    lower = np.where(np.isinf(third), first, second)
+    upper = np.where(np.isinf(last), second, third)
+    upper = np.where(np.isinf(second), first, upper)
+    vectors[place] = np.where(np.isinf(first), np.float32(0.0), (lower + upper) / 2)
+
+
+def _sorted_four(*values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], ...]:
+    """Sort four arrays element by element, by Batcher's network."""
+    one, two, three, four = values
+    low, high = np.minimum(one, two), np.maximum(one, two)
+    low2, high2 = np.minimum(three, four), np.maximum(three, four)
+    middle, middle2 = np.maximum(low, low2), np.minimum(high, high2)
+    return (
+        np.minimum(low, low2),
+        np.minimum(middle, middle2),
+        np.maximum(middle, middle2),
+        np.maximum(high, high2),
+    )
 
 
 def accumulate(
@@ -184,6 +209,80 @@ def accumulate(
         ValueError: If samples fall or lie outside of the window, or steps are no multiples of
             1/64 cell.
     """
+    paths = _follow(step, samples, display_size=display_size)
+    between = np.cumsum(np.concatenate([[0], step.extrapolated]))
+    first, second = samples[:, :, None] + 1, samples[:, None, :] + 1
+    # The step of frame f leads from f to f - 1: from t down to t' the steps t' + 1 .. t count.
+    extrapolated = between[first] != between[second]
+    displacement = np.empty((*paths.valid.shape, 2), np.float32)
+    np.multiply(np.moveaxis(paths.moved, 0, -1), np.float32(_PIXELS_PER_UNIT), out=displacement)
+    grid = (*samples.shape, samples.shape[1], *step.valid.shape[1:])
+    return AccumulatedMotion(
+        displacement.reshape(*grid, 2), paths.valid.reshape(grid), extrapolated
+    )
+
+
+def accumulate_cells(
+    step: StepMotion,
+    samples: npt.NDArray[np.int64],
+    *,
+    display_size: tuple[int, int],
+    query_stride: int,
+    cells: npt.NDArray[np.int64],
+    linear: npt.NDArray[np.float32],
+) -> CellMotion:
+    """Follow the blocks that a crop shows, from the queries of each group to all its samples.
+
+    The same numbers as :func:`accumulate` gives for these blocks, in less time: pairs that
+    nobody asks for are left out.
+
+    Args:
+        step: From :func:`step_motion`.
+        samples: (G, J) frame indices into the window, not falling within a group.
+        display_size: (width, height) in coded pixels beyond which the picture ends.
+        query_stride: Every n-th sample of a group is a query.
+        cells: (g, g) the block (row * Wb + column) that each cell of the output shows, negative
+            for none.
+        linear: (2, 2) from vectors (x, y) of the coded picture to those of the output.
+
+    Raises:
+        ValueError: As :func:`accumulate`.
+    """
+    rows, columns = step.valid.shape[1:]
+    flat = np.maximum(cells.reshape(-1), 0)
+    wanted = np.zeros(rows * columns, np.bool_)
+    wanted[flat] = True
+    paths = _follow(
+        step, samples, display_size=display_size, query_stride=query_stride, wanted=wanted
+    )
+    num_samples = samples.shape[1]
+    moved = paths.moved.reshape(2, -1, num_samples, rows * columns)
+    valid = paths.valid.reshape(moved.shape[1:])
+    # Blocks are fewer than cells, so they are made ready before they are spread.
+    vectors = (moved * valid).astype(np.float32)
+    factors = linear * np.float32(_PIXELS_PER_UNIT)
+    field = np.empty((len(valid), 2, *valid.shape[1:]), np.float32)
+    for axis in range(2):
+        np.multiply(vectors[axis], factors[axis, axis], out=field[:, axis])
+        if factors[axis, 1 - axis] != 0:
+            field[:, axis] += vectors[1 - axis] * factors[axis, 1 - axis]
+    motion, seen = np.take(field, flat, axis=-1), np.take(valid, flat, axis=-1)
+    if len(empty := np.flatnonzero(cells < 0)):
+        motion[..., empty], seen[..., empty] = 0.0, False
+    return CellMotion(
+        motion.reshape(*motion.shape[:-1], *cells.shape),
+        seen.reshape(*seen.shape[:-1], *cells.shape),
+    )
+
+
+def _follow(
+    step: StepMotion,
+    samples: npt.NDArray[np.int64],
+    *,
+    display_size: tuple[int, int],
+    query_stride: int = 1,
+    wanted: npt.NDArray[np.bool_] | None = None,
+) -> BlockPaths:
     if samples.min() < 0 or samples.max() >= len(step.steps):
         raise ValueError(
             f"samples must lie in 0..{len(step.steps) - 1}, got {samples.min()}..{samples.max()}"
@@ -191,148 +290,16 @@ def accumulate(
     if np.any(np.diff(samples, axis=1) < 0):
         raise ValueError(f"the samples of a group must not fall, got {samples.tolist()}")
     num_frames, height, width, _ = step.steps.shape
-    units_per_pixel = _UNITS_PER_CELL // BLOCK_PIXELS
-    picture = _Picture(
-        height, width, display_size[0] * units_per_pixel, display_size[1] * units_per_pixel
-    )
-    scaled = step.steps * np.float32(_UNITS_PER_CELL)
+    planes = np.moveaxis(step.steps.reshape(num_frames, -1, 2), -1, 0)
+    scaled = np.multiply(planes, np.float32(UNITS_PER_CELL), order="C")
     units = scaled.astype(np.int32)
-    if np.any(units != scaled):
+    if np.any(units.astype(np.float32) != scaled):
         raise ValueError("steps must be multiples of 1/64 cell, as quarter pixels are")
-    units = np.ascontiguousarray(np.moveaxis(units.reshape(num_frames, -1, 2), -1, 0))
-    moved, valid = _backward(units, step.valid.reshape(num_frames, -1), samples, picture)
-    _forward(moved, valid, picture)
-    between = np.cumsum(np.concatenate([[0], step.extrapolated]))
-    first, second = samples[:, :, None] + 1, samples[:, None, :] + 1
-    # The step of frame f leads from f to f - 1: from t down to t' the steps t' + 1 .. t count.
-    extrapolated = between[first] != between[second]
-    displacement = np.empty((*valid.shape, 2), np.float32)
-    np.multiply(np.moveaxis(moved, 0, -1), np.float32(1 / units_per_pixel), out=displacement)
-    grid = (*samples.shape, samples.shape[1], height, width)
-    return AccumulatedMotion(displacement.reshape(*grid, 2), valid.reshape(grid), extrapolated)
-
-
-class _Picture(NamedTuple):
-    """The grid of blocks, and where on it the picture ends."""
-
-    rows: int
-    columns: int
-    width: int
-    """In 64ths of a cell, as height is."""
-    height: int
-
-    def centres(self) -> npt.NDArray[np.int32]:
-        """Return (2, C) positions of the middle of each cell."""
-        y, x = np.divmod(np.arange(self.rows * self.columns, dtype=np.int32), self.columns)
-        return np.stack([x, y]) * _UNITS_PER_CELL + _UNITS_PER_CELL // 2
-
-    def cells(self, positions: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
-        """Return (...) the cell that holds each position (2, ...), clamped to the grid."""
-        corner = positions >> _UNIT_BITS
-        np.maximum(corner, 0, out=corner)
-        np.minimum(corner[0], self.columns - 1, out=corner[0])
-        np.minimum(corner[1], self.rows - 1, out=corner[1])
-        result: npt.NDArray[np.intp] = (corner[1] * self.columns + corner[0]).astype(np.intp)
-        return result
-
-    def inside(self, positions: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-        """Return (...) True where a position (2, ...) lies in the picture."""
-        # A negative number is a large one when it is read without its sign.
-        unsigned = positions.view(np.uint32)
-        result: npt.NDArray[np.bool_] = (unsigned[0] < self.width) & (unsigned[1] < self.height)
-        return result
-
-
-def _backward(
-    units: npt.NDArray[np.int32],
-    step_valid: npt.NDArray[np.bool_],
-    samples: npt.NDArray[np.int64],
-    picture: _Picture,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-    """Chain the steps (2, N, C) down from each sample; fills the pairs with t' <= t.
-
-    Returns:
-        Displacement (2, G, J, J, C) and validity (G, J, J, C).
-    """
-    num_groups, num_samples = samples.shape
-    centres = picture.centres()
-    shape = (num_groups, num_samples, num_samples, centres.shape[1])
-    moved, valid = np.zeros((2, *shape), np.int32), np.zeros(shape, np.bool_)
-    for group, frames in enumerate(samples.tolist()):
-        positions = np.repeat(centres[:, None], num_samples, axis=1)
-        alive = np.repeat(picture.inside(centres)[None], num_samples, axis=0)
-        valid[group, -1, -1] = alive[-1]
-        for target in range(num_samples - 2, -1, -1):
-            # All later samples have come to the next one; they go on to this one together.
-            walking, following = positions[:, target + 1 :], alive[target + 1 :]
-            for frame in range(frames[target + 1], frames[target], -1):
-                cells = picture.cells(walking)
-                following &= np.take(step_valid[frame], cells)
-                walking += np.take(units[:, frame], cells, axis=1)
-                following &= picture.inside(walking)
-            moved[:, group, target:, target] = positions[:, target:] - centres[:, None]
-            valid[group, target:, target] = alive[target:]
-    return moved, valid
-
-
-def _forward(moved: npt.NDArray[np.int32], valid: npt.NDArray[np.bool_], picture: _Picture) -> None:
-    """Fill the pairs with t' > t, in place, by inverting MD(t', t).
-
-    Each block of t' writes its negated motion where it came from; where two blocks came from
-    one place, the one with the larger motion wins (a moving foreground hides what is behind),
-    then the one further down or right. Places that none came from are filled by a fixed-point
-    iteration and are valid only if it agrees with itself.
-    """
-    _, num_groups, num_samples, _, num_cells = moved.shape
-    earlier, later = np.triu_indices(num_samples, k=1)
-    if len(earlier) == 0:
-        return
-    centres = picture.centres()
-    inverse = moved[:, :, later, earlier].reshape(2, -1, num_cells)  # (2, P, C)
-    followed = valid[:, later, earlier].reshape(-1, num_cells)
-    winner = _scatter(inverse, followed, picture)
-    flat = inverse.reshape(2, -1)
-    result, hit = -np.take(flat, winner, axis=1), winner >= 0
-    holes = np.flatnonzero(~hit)
-    result[:, holes], hit[holes] = _fixed_point(flat, followed.reshape(-1), holes, picture)
-    shape = (num_groups, len(earlier), num_cells)
-    moved[:, :, earlier, later] = result.reshape(2, *shape)
-    valid[:, earlier, later] = hit.reshape(shape) & picture.inside(centres)
-
-
-def _scatter(
-    inverse: npt.NDArray[np.int32], followed: npt.NDArray[np.bool_], picture: _Picture
-) -> npt.NDArray[np.int64]:
-    """Return (P * C,) which block, counted over all pairs, wrote to each cell; -1 for none."""
-    num_pairs, num_cells = followed.shape
-    targets = inverse + picture.centres()[:, None]
-    writers = np.flatnonzero(followed & picture.inside(targets))
-    start = writers - writers % num_cells  # of the writer's pair
-    cells = picture.cells(np.take(targets.reshape(2, -1), writers, axis=1)) + start
-    # Length first, then the place: the largest of these numbers names the winner.
-    length = np.square(np.take(inverse.reshape(2, -1), writers, axis=1).astype(np.int64)).sum(
-        axis=0
+    return follow(
+        units,
+        step.valid.reshape(num_frames, -1),
+        samples,
+        picture=Picture(height, width, *(side * _UNITS_PER_PIXEL for side in display_size)),
+        query_stride=query_stride,
+        wanted=wanted,
     )
-    best = np.full(num_pairs * num_cells, -1, np.int64)
-    np.maximum.at(best, cells, length * len(best) + writers)
-    return np.where(best < 0, -1, best % len(best))
-
-
-def _fixed_point(
-    flat: npt.NDArray[np.int32],
-    followed: npt.NDArray[np.bool_],
-    holes: npt.NDArray[np.intp],
-    picture: _Picture,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-    """Solve F(p) = -inverse(p + F(p)) at some blocks; returns F and where it is consistent."""
-    centres = picture.centres()
-    cell = holes % centres.shape[1]
-    start, origin = holes - cell, centres[:, cell]
-    forward = -np.take(flat, holes, axis=1)
-    for _ in range(_INVERSION_STEPS):
-        forward = -np.take(flat, start + picture.cells(origin + forward), axis=1)
-    landed = origin + forward
-    cells = start + picture.cells(landed)
-    error = np.abs(forward + np.take(flat, cells, axis=1)).max(axis=0, initial=0)
-    agrees = picture.inside(landed) & followed[cells] & (error <= _INVERSION_TOLERANCE)
-    return forward, agrees

@@ -11,6 +11,7 @@ A job that is killed cannot abort its uploads. The bucket needs a lifecycle rule
 incomplete multipart uploads after some days, or they cost money for ever.
 """
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -23,11 +24,9 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from gopstream.pipeline.errors import StoreError
-from gopstream.pipeline.store_credentials import (
-    WAYS_TO_CREDENTIALS,
-    CommandCredentials,
-    ProfileCredentials,
-)
+from gopstream.pipeline.forked_client import leave_client_behind
+from gopstream.pipeline.store_credentials import CommandCredentials, ProfileCredentials
+from gopstream.pipeline.store_errors import describe, explain, is_refused, may_pass, status_of
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Config
@@ -40,11 +39,6 @@ _ONE_SLASH: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 _S3: Final = ("s3", "s3a")
 _WEB: Final = ("http", "https")
 _OTHERS: Final = ("gs", "az", "azure", "adl", "abfs", "abfss")
-_METADATA_SERVER: Final = "169.254.169.254"
-# Answers of S3 that new credentials can help.
-_REFUSED: Final = re.compile(r"ExpiredToken|TokenRefreshRequired|InvalidAccessKeyId|InvalidToken")
-_STATUS: Final = re.compile(r"status code: (\d{3})")
-_CODE: Final = re.compile(r"<Code>(\w+)</Code>")
 # Requests end after so long, so that Ctrl-C is heard while a store is away; we ask again.
 _ONE_TRY_SECONDS: Final = 10.0
 _LONGEST_PAUSE_SECONDS: Final = 5.0
@@ -90,6 +84,8 @@ class Place(NamedTuple):
     """For messages: without a query, which may hold a signature."""
     is_anonymous: bool = False
     """Whether no credentials are sent though the place could take them."""
+    is_link: bool = False
+    """Whether it is an address of a web server, as lists of videos hold them: one of many."""
 
 
 def is_address(place: str) -> bool:
@@ -144,18 +140,23 @@ def open_place(address: str, options: StoreOptions, *, for_upload: bool = False)
     shown = address.partition("?")[0] if scheme in _WEB else address
     if scheme not in _S3:
         # The path is a part of these stores: accounts, containers and queries differ in form.
-        return Place(_open_other(address, options, for_upload), "", None, shown)
-    store, credentials = _open_bucket(bucket, options, for_upload)
+        store = _open_other(address, options, for_upload, os.getpid())
+        return Place(store, "", None, shown, is_link=scheme in _WEB)
+    store, credentials = _open_bucket(bucket, options, for_upload, os.getpid())
     return Place(store, path.strip("/"), credentials, shown, options.anonymous)
+
+
+# A process that was forked opens its own: the threads and locks of its parent's are not there.
+os.register_at_fork(after_in_child=leave_client_behind)
 
 
 @lru_cache(maxsize=8)
 def _open_bucket(
-    bucket: str, options: StoreOptions, for_upload: bool
+    bucket: str, options: StoreOptions, for_upload: bool, process: int
 ) -> "tuple[ObjectStore, CommandCredentials | ProfileCredentials | None]":
     from obstore.store import S3Store
 
-    credentials = _credentials(options)
+    credentials = _credentials(options, process)
     region = options.region
     if isinstance(credentials, ProfileCredentials):
         region = region or credentials.region
@@ -179,8 +180,11 @@ def _open_bucket(
 
 
 @lru_cache(maxsize=8)
-def _credentials(options: StoreOptions) -> CommandCredentials | ProfileCredentials | None:
+def _credentials(
+    options: StoreOptions, process: int
+) -> CommandCredentials | ProfileCredentials | None:
     """Return the provider of our own, one for all buckets."""
+    del process
     if options.anonymous:
         return None
     if options.credentials_command is not None:
@@ -190,7 +194,10 @@ def _credentials(options: StoreOptions) -> CommandCredentials | ProfileCredentia
 
 
 @lru_cache(maxsize=8)
-def _open_other(address: str, options: StoreOptions, for_upload: bool) -> "ObjectStore":
+def _open_other(
+    address: str, options: StoreOptions, for_upload: bool, process: int
+) -> "ObjectStore":
+    del process
     from obstore.exceptions import BaseError
     from obstore.store import HTTPStore, from_url
 
@@ -249,7 +256,6 @@ class Patience:
         self._place = place
         self._what = what
         self._limit = options.patience_seconds
-        self._is_web = is_web_address(place.address)
         self.refresh()
 
     def refresh(self) -> None:
@@ -265,19 +271,22 @@ class Patience:
             FileNotFoundError: If the object does not exist.
             StoreError: If another try is hopeless, or patience is at an end.
         """
+        time.sleep(self.pause_or_raise(error))
+
+    def pause_or_raise(self, error: Exception) -> float:
+        """Return how many seconds to wait before the next try; see :meth:`wait_or_raise`."""
         if self._may_renew and is_refused(error):
             assert self._place.credentials is not None
             self._place.credentials.forget()
             self._may_renew = False
-            time.sleep(_CREDENTIALS_PAUSE_SECONDS)
-            return
+            return _CREDENTIALS_PAUSE_SECONDS
         elapsed = time.monotonic() - self._started
-        is_dead_link = self._is_web and status_of(error) is None
+        is_dead_link = self._place.is_link and status_of(error) is None
         limit = min(self._limit, _DEAD_LINK_SECONDS) if is_dead_link else self._limit
-        if not _is_passing(error, self._place) or elapsed + self._pause > limit:
+        if not may_pass(error, self._place) or elapsed + self._pause > limit:
             raise explain(error, place=self._place, what=self._what, seconds=elapsed) from error
-        time.sleep(self._pause)
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
+        pause, self._pause = self._pause, min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
+        return pause
 
 
 def patiently(
@@ -303,97 +312,3 @@ def patiently(
             return action()
         except (BaseError, FileNotFoundError) as error:
             patience.wait_or_raise(error)
-
-
-def status_of(error: Exception) -> int | None:
-    """Return the HTTP status behind an error of obstore, None if there was no answer."""
-    found = _STATUS.search(_text(error))
-    return None if found is None else int(found[1])
-
-
-def is_refused(error: Exception) -> bool:
-    """Tell whether a store did not accept the credentials."""
-    return status_of(error) in (401, 403) or _REFUSED.search(_text(error)) is not None
-
-
-def describe(error: Exception) -> str:
-    """Return an error of obstore in one line, without queries, which may hold signatures."""
-    text = re.sub(r"\?[^\s,)]*", "", _text(error))
-    return " ".join(text.split())[:400]
-
-
-def explain(error: Exception, *, place: Place, what: str, seconds: float) -> OSError:
-    """Return what an error of obstore means for the person who waits.
-
-    Args:
-        error: The error.
-        place: Where it happened.
-        what: What was tried.
-        seconds: For how long.
-    """
-    address, text = place.address, _text(error)
-    if place.credentials is not None and place.credentials.error is not None:
-        return place.credentials.error
-    if is_web_address(address):
-        return _explain_web(error, address=address, what=what, seconds=seconds)
-    if "NoSuchBucket" in text:
-        return StoreError(f"{address}: there is no such bucket; make it, or correct the address")
-    if isinstance(error, FileNotFoundError):
-        return FileNotFoundError(f"{address}: not there")
-    if _METADATA_SERVER in text:
-        return StoreError(
-            f"{address}: no credentials were found; {WAYS_TO_CREDENTIALS}, or give --anonymous "
-            "if it is public"
-        )
-    if is_refused(error):
-        code = _CODE.search(text)
-        why = (
-            "the place does not allow anonymous access: leave --anonymous out, and "
-            f"{WAYS_TO_CREDENTIALS}"
-            if place.is_anonymous
-            else "the credentials are wrong, have expired, or do not allow it. What is finished is "
-            "kept: run the same command again with good ones"
-        )
-        return StoreError(
-            f"{address}: {what} was refused ({code[1] if code else status_of(error)}); {why}"
-        )
-    if "redirect" in text:
-        return StoreError(f"{address}: {what} was sent elsewhere; name the bucket's region")
-    return StoreError(
-        f"{address}: {what} failed for {seconds:.0f} seconds: {describe(error)}. What is finished "
-        "is kept: run the same command again when the store answers"
-    )
-
-
-def _explain_web(error: Exception, *, address: str, what: str, seconds: float) -> OSError:
-    if isinstance(error, FileNotFoundError):
-        return FileNotFoundError(f"{address}: not there")
-    if is_refused(error):
-        return StoreError(
-            f"{address}: {what} was refused ({status_of(error)}); the web server does not give it "
-            "to everyone, or the signature in its address has expired. When it does, "
-            "--retry-failed tries it again"
-        )
-    return StoreError(
-        f"{address}: {what} failed for {seconds:.0f} seconds: {describe(error)}. When the web "
-        "server gives it, --retry-failed tries it again"
-    )
-
-
-def _text(error: Exception) -> str:
-    return str(error).partition("\n\nDebug source")[0]
-
-
-def _is_passing(error: Exception, place: Place) -> bool:
-    """Tell whether an error may be over in a while."""
-    from obstore.exceptions import GenericError
-
-    if place.credentials is not None and place.credentials.error is not None:
-        return False
-    if not isinstance(error, GenericError) or is_refused(error):
-        return False
-    text = _text(error)
-    if _METADATA_SERVER in text or "redirect" in text or "Content-Length Header" in text:
-        return False
-    status = status_of(error)
-    return status is None or status >= 500 or status in (408, 429) or "RequestTimeout" in text

@@ -17,13 +17,13 @@ from gopstream.pipeline.object_store import (
     Patience,
     Place,
     StoreOptions,
-    describe,
     is_address,
     is_web_address,
     local_path,
     open_place,
     patiently,
 )
+from gopstream.pipeline.store_errors import describe
 
 _BLOCK_BYTES: Final = 1 << 20
 _DEFAULT_OPTIONS: Final = StoreOptions()

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from gopstream.pipeline.errors import StoreError
 from gopstream.shards.errors import FormatError, SettingsError, ShardError
 from gopstream.shards.layout import (
     DATASET_FILE,
@@ -264,7 +265,12 @@ def load_manifest(root: Storage | Path | str, split: str) -> Manifest:
 
 def _no_manifest(storage: Storage, split: str) -> ShardError:
     """Return what it means that a split has no manifest."""
-    splits = storage.list_folders()
+    try:
+        splits = storage.list_folders()
+    except StoreError:  # a web server does not say what it has
+        return ShardError(
+            f"{storage.url}: no finished split {split!r} (there is no {split}/{MANIFEST_FILE})"
+        )
     if split not in splits:
         return ShardError(
             f"{storage.url}: no split {split!r}; there is {', '.join(splits) or 'none'}"

@@ -69,7 +69,9 @@ def encode_plane(
     return EncodedMember(b"".join(chunks), pieces)
 
 
-def decode_chunk(chunk: bytes, *, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+def decode_chunk(
+    chunk: bytes | memoryview, *, dtype: npt.DTypeLike, shape: tuple[int, ...]
+) -> npt.NDArray[Any]:
     """Decompress the chunk of one GOP.
 
     Args:

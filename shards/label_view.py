@@ -7,7 +7,7 @@ is made again, so that no label moves to another sample.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -34,21 +34,6 @@ class LabelView:
     """(N,) class index, -1 without one, LEFT_OUT."""
     classes: tuple[str, ...]
     """Names of the classes; a label is an index into them."""
-
-
-class Selection(NamedTuple):
-    """The samples that a view keeps."""
-
-    positions: npt.NDArray[np.int64]
-    """(M,) positions in the split, ascending, as ``ShardDataset`` counts them."""
-    labels: npt.NDArray[np.int64]
-    """(M,) class index, -1 without one."""
-
-
-def positions_and_labels(view: LabelView) -> Selection:
-    """Return the samples that are not left out."""
-    positions = np.flatnonzero(view.labels != LEFT_OUT)
-    return Selection(positions, view.labels[positions])
 
 
 def view_json_name(name: str) -> str:

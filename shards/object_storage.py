@@ -4,6 +4,11 @@ An object that is being written is a multipart upload: its parts leave this mach
 made, and only what may still be dropped, the samples of one video, is held back. An upload that
 is not finished is invisible; it is aborted when its writer is left. A job that is killed cannot
 do that: the bucket needs a lifecycle rule that removes incomplete multipart uploads.
+
+A dataset on a web server can be read, by the names that its own files hold.
+
+obstore is imported where it is used: a process that was forked needs another copy of it than the
+one that its parent's modules hold (:mod:`gopstream.pipeline.forked_client`).
 """
 
 import contextlib
@@ -17,19 +22,15 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-import obstore
-from obstore.exceptions import BaseError
-
 from gopstream.pipeline.errors import StoreError
 from gopstream.pipeline.object_store import (
     Place,
     StoreOptions,
-    explain,
-    is_refused,
     is_web_address,
     open_place,
     patiently,
 )
+from gopstream.pipeline.store_errors import explain, is_refused
 from gopstream.pipeline.video_source import download
 from gopstream.shards.layout import check_size
 from gopstream.shards.local_storage import check_name
@@ -57,10 +58,11 @@ class ObjectStorage:
         Raises:
             StoreError: If a dataset cannot be there.
         """
-        if is_web_address(url):
+        self._is_web = is_web_address(url)
+        if self._is_web and "?" in url:
             raise StoreError(
-                f"{url}: a dataset cannot be on a web server; give a folder or an address of "
-                "object storage, such as s3://BUCKET/FOLDER"
+                f"{url.partition('?')[0]}: the address of a dataset cannot have a query: its files "
+                "lie below it"
             )
         self._url = url.rstrip("/")
         self._options = options
@@ -76,6 +78,19 @@ class ObjectStorage:
         """None: it is not on this machine."""
         return None
 
+    @property
+    def options(self) -> StoreOptions:
+        """How it is reached."""
+        return self._options
+
+    def place(self, name: str) -> Place:
+        """Return where an object is; its store is this process's own.
+
+        Raises:
+            FormatError: If the name leads out of the dataset.
+        """
+        return self._place(name, for_upload=False)
+
     def exists(self, name: str) -> bool:
         """Tell whether there is an object of this name."""
         try:
@@ -90,9 +105,13 @@ class ObjectStorage:
         Raises:
             FileNotFoundError: If it is not there.
         """
-        return self._do("looking", name, lambda place: obstore.head(place.store, place.path))[
-            "size"
-        ]
+
+        def action(place: Place) -> int:
+            import obstore
+
+            return obstore.head(place.store, place.path)["size"]
+
+        return self._do("looking", name, action)
 
     def read(self, name: str) -> bytes:
         """Read a small object.
@@ -103,6 +122,8 @@ class ObjectStorage:
         """
 
         def action(place: Place) -> bytes:
+            import obstore
+
             result = obstore.get(place.store, place.path)
             check_size(result.meta["size"], place.address)
             return bytes(result.bytes())
@@ -119,8 +140,15 @@ class ObjectStorage:
 
     def delete(self, name: str) -> None:
         """Remove an object; it may be absent."""
+
+        def action(place: Place) -> None:
+            import obstore
+
+            obstore.delete(place.store, place.path)
+
+        self._check_writable()
         with contextlib.suppress(FileNotFoundError):
-            self._do("deleting", name, lambda place: obstore.delete(place.store, place.path))
+            self._do("deleting", name, action)
 
     def list_names(self, folder: str) -> list[str]:
         """Return the names of the objects directly in a folder, sorted."""
@@ -150,11 +178,24 @@ class ObjectStorage:
         self._do("uploading", name, lambda place: _put(place, path), for_upload=True)
 
     def _list(self, folder: str) -> "ListResult[Sequence[ObjectMeta]]":
-        return self._do(
-            "listing",
-            folder or None,
-            lambda place: obstore.list_with_delimiter(place.store, place.path or None),
-        )
+        def action(place: Place) -> "ListResult[Sequence[ObjectMeta]]":
+            import obstore
+
+            return obstore.list_with_delimiter(place.store, place.path or None)
+
+        if self._is_web:
+            raise StoreError(
+                f"{self._url}/{folder}: a web server cannot be listed; what is asked needs a local "
+                "folder or object storage"
+            )
+        return self._do("listing", folder or None, action)
+
+    def _check_writable(self) -> None:
+        if self._is_web:
+            raise StoreError(
+                f"{self._url}: a dataset on a web server can only be read; to write give a folder "
+                "or an address of object storage, such as s3://BUCKET/FOLDER"
+            )
 
     def _do(
         self,
@@ -168,11 +209,13 @@ class ObjectStorage:
         return patiently(lambda: action(place), place=place, what=what, options=self._options)
 
     def _place(self, name: str | None = None, *, for_upload: bool) -> Place:
+        if for_upload:
+            self._check_writable()
         root = open_place(self._url, self._options, for_upload=for_upload)
         if name is None:
             return root
         path = (PurePosixPath(root.path) / check_name(name)).as_posix()
-        return root._replace(path=path, address=f"{self._url}/{name}")
+        return root._replace(path=path, address=f"{self._url}/{name}", is_link=False)
 
 
 class UploadWriter:
@@ -180,6 +223,8 @@ class UploadWriter:
 
     def __init__(self, place: Place, options: StoreOptions) -> None:
         """Start the object ``place`` names."""
+        import obstore
+
         self._place = place
         self._options = options
         self._upload = obstore.open_writer(
@@ -256,12 +301,16 @@ class UploadWriter:
         abort.join(_ABORT_SECONDS)
 
     def _abort(self) -> None:
+        from obstore.exceptions import BaseError
+
         # What went wrong before is what matters; an abort that fails leaves parts, no object.
         with contextlib.suppress(BaseError, OSError):
             error = InterruptedError("dropped")
             self._upload.__exit__(type(error), error, None)
 
     def _send(self, action: Callable[[], object]) -> None:
+        from obstore.exceptions import BaseError
+
         started = time.monotonic()
         try:
             action()
@@ -289,6 +338,8 @@ class UploadWriter:
 
 
 def _put(place: Place, content: bytes | Path) -> None:
+    import obstore
+
     obstore.put(
         place.store,
         place.path,

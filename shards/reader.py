@@ -4,70 +4,39 @@ No torch, no video library: this is what training machines use.
 """
 
 import json
-import os
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gopstream.shards.dataset_files import DatasetFacts, Manifest, load_dataset, load_manifest
-from gopstream.shards.encoding import decode_chunk
-from gopstream.shards.errors import DamageError, FormatError, ShardError
-from gopstream.shards.index import (
-    BIDIRECTIONAL_FRAME,
-    INTRA_FRAME,
-    MAIN_TAR,
-    RESIDUAL_TAR,
-    SCENE_CUT,
-    ShardIndex,
-    load_index,
+from gopstream.shards.byte_ranges import ReadCounters, ReadOptions, open_ranges
+from gopstream.shards.dataset_files import (
+    DatasetFacts,
+    FileRecord,
+    Manifest,
+    load_dataset,
+    load_manifest,
 )
-from gopstream.shards.label_view import Selection, load_label_view, positions_and_labels
-from gopstream.shards.layout import JSON_MEMBER, RESIDUAL_JSON_MEMBER, index_name, tar_name
+from gopstream.shards.errors import ShardError
+from gopstream.shards.layout import JSON_MEMBER, RESIDUAL_JSON_MEMBER
+from gopstream.shards.sample_parts import (
+    Buffer,
+    MotionWindow,
+    SampleFacts,
+    SampleRow,
+    member_part,
+)
+from gopstream.shards.sample_reading import PendingSample, Wanted, checked_contents
+from gopstream.shards.selection import Selection, class_weights, column_weights, select
+from gopstream.shards.shard_indexes import ShardIndexes, ShardTable, read_shard_table
 from gopstream.shards.storage import Storage, as_storage
 
-
-class MotionWindow(NamedTuple):
-    """Motion of the whole GOPs that hold a range of frames."""
-
-    first_frame: int
-    """Index in the sample of the window's first frame."""
-    motion: npt.NDArray[np.int16]
-    """(N, L, Hb, Wb, 2) quarter pixels."""
-    coverage: npt.NDArray[np.uint8]
-    """(N, L, Hb, Wb)."""
-    is_intra_frame: npt.NDArray[np.bool_]
-    """(N,)."""
-    is_bidirectional: npt.NDArray[np.bool_]
-    """(N,) True at B-frames."""
-    is_scene_cut: npt.NDArray[np.bool_]
-    """(N,) True where a frame shows another scene than the one before it."""
-
-
-class SampleFacts(NamedTuple):
-    """Sizes of one sample."""
-
-    num_frames: int
-    coded_size: tuple[int, int]
-    display_rect: tuple[int, int, int, int]
-    frame_size: tuple[int, int]
-    frame_index_of_jpeg: npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    shard: str
-    index: ShardIndex
-    position: int
-
-    @property
-    def key(self) -> str:
-        return str(self.index.keys[self.position].decode())
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class ShardDataset:
@@ -80,97 +49,184 @@ class ShardDataset:
         *,
         shards: Sequence[str] | None = None,
         labels: str | None = None,
+        where: "str | pa.compute.Expression | None" = None,
+        classes: Sequence[str] | None = None,
+        reading: ReadOptions | None = None,
     ) -> None:
         """Open a split.
 
         Args:
-            root: Folder of the dataset, which holds ``dataset.json``. From object storage its
-                facts and indexes are read, and no samples.
+            root: Folder or address of the dataset, which holds ``dataset.json``.
             split: Name of the split.
             shards: Names of the shards to open; None opens all.
             labels: Name of other labels, from ``gopstream relabel``: samples that they leave
                 out are not there. Of all shards.
+            where: Only the samples that fulfil a condition on the columns of
+                ``samples.parquet``, such as ``duration_seconds > 4``; see
+                :mod:`gopstream.shards.where`. Of all shards.
+            classes: Only the samples of these classes, whose labels become 0, 1, ... in this
+                order. Of all shards.
+            reading: How samples are read from object storage; None takes the defaults.
 
         Raises:
             ShardError: If there is no such dataset or split, it is not finished, or the labels
                 are not there or were made before samples were appended or removed.
+            WhereError: If the condition or a class cannot be meant.
         """
-        assert shards is None or labels is None
+        assert shards is None or (labels is None and where is None and classes is None)
         storage = as_storage(root)
         self.root = storage.url
         """The dataset's folder or address, for messages."""
         self.split = split
         self.facts: DatasetFacts = load_dataset(storage)
-        self.manifest: Manifest = load_manifest(storage, split)
         self._storage = storage
-        self._shards = [
-            shard.name for shard in self.manifest.shards if shards is None or shard.name in shards
-        ]
-        self._indexes = [
-            load_index(storage, f"{split}/{index_name(name)}") for name in self._shards
-        ]
-        counts = [len(index.keys) for index in self._indexes]
-        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self._files: dict[tuple[str, int], int] = {}
+        reading = reading or ReadOptions()
+        self._planes = reading.planes
+        self._expected: set[int] = set()
+        kinds = [] if storage.local_root is not None else _cached_kinds(reading.planes)
+        table = read_shard_table(storage, split, files=kinds)
+        if shards is not None:
+            table = table.only(shards)
+        self._indexes = ShardIndexes(storage, split, names=table.names, counts=table.counts)
+        self._ranges = open_ranges(storage, files=_file_records(table), options=reading)
+        self.class_counts = table.class_counts
+        """Stored samples of each class of the dataset; under the empty name those without one."""
         self.classes: tuple[str, ...] = self.facts.classes
-        """Names of the classes that ``labels`` counts."""
+        """Names of the classes that ``labels`` count."""
         self._selection: Selection | None = None
-        if labels is not None:
-            view = load_label_view(storage, split, labels)
-            self.classes, self._selection = view.classes, positions_and_labels(view)
+        if labels is not None or where is not None or classes is not None:
+            self._selection = select(
+                self._indexes,
+                dataset_classes=self.facts.classes,
+                where=where,
+                classes=classes,
+                labels=labels,
+            )
+        if self._selection is not None and self._selection.classes is not None:
+            self.classes = self._selection.classes
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return self._num_stored if self._selection is None else len(self._selection.positions)
+        if self._selection is None:
+            return int(self._indexes.starts[-1])
+        return len(self._selection.positions)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The split's manifest, whole."""
+        return load_manifest(self._storage, self.split)
 
     @property
-    def _num_stored(self) -> int:
-        return int(self._starts[-1])
+    def is_remote(self) -> bool:
+        """Whether samples come from object storage or a web server."""
+        return self._storage.local_root is None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave open files behind: a worker process opens its own."""
-        return self.__dict__ | {"_files": {}}
+    @property
+    def counters(self) -> ReadCounters:
+        """What this process has read of the samples."""
+        return self._ranges.counters
 
-    def __del__(self) -> None:
-        """Close the files."""
-        for descriptor in self.__dict__.get("_files", {}).values():
-            os.close(descriptor)
+    @property
+    def shard_starts(self) -> npt.NDArray[np.int64]:
+        """(S + 1,) the samples of the i-th shard are those from starts[i] to starts[i + 1]."""
+        if self._selection is None:
+            return self._indexes.starts
+        return np.searchsorted(self._selection.positions, self._indexes.starts).astype(np.int64)
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
-        """(N,) class indices, -1 for a sample without one."""
-        if self._selection is not None:
-            return self._selection.labels
-        return np.concatenate([index.labels for index in self._indexes])
+        """(N,) class indices, -1 for a sample without one. Opens all indexes."""
+        if self._selection is None:
+            return self._indexes.labels()
+        if self._selection.labels is None:
+            return self._indexes.labels()[self._selection.positions]
+        return self._selection.labels
+
+    @property
+    def num_unlabelled(self) -> int:
+        """Samples without a class."""
+        if self._selection is None:
+            return self.class_counts.get("", 0)
+        return int((self.labels < 0).sum())
 
     @cached_property
     def keys(self) -> list[str]:
-        """Keys of all samples, in order."""
-        keys = [key.decode() for index in self._indexes for key in index.keys]
+        """Keys of all samples, in order. Opens all indexes."""
+        keys = list(self._indexes.keys())
         if self._selection is not None:
             return [keys[position] for position in self._selection.positions]
         return keys
 
+    def selection_hash(self, num_samples: int) -> int:
+        """Return what tells the first samples of a selection from those of others; 0 for all."""
+        if self._selection is None:
+            return 0
+        return zlib.crc32(self._selection.positions[:num_samples].astype("<i8").tobytes())
+
+    def class_weights(self, weights: Mapping[str, float]) -> npt.NDArray[np.float64]:
+        """Return the weight of each sample by its class, for a loader; 1 for those not named.
+
+        Raises:
+            WhereError: If there is no such class.
+        """
+        return class_weights(self.labels, self.classes, weights=weights)
+
+    def column_weights(self, column: str) -> npt.NDArray[np.float64]:
+        """Return the weight of each sample from a column of ``samples.parquet``, for a loader.
+
+        Raises:
+            WhereError: If there is no such column, or a weight is missing, negative or not finite.
+        """
+        return column_weights(self._indexes, column, selection=self._selection)
+
+    def label(self, position: int) -> int:
+        """Return the class index of a sample, -1 without one."""
+        if self._selection is not None and self._selection.labels is not None:
+            return int(self._selection.labels[position])
+        row = self._row(position)
+        return int(row.index.labels[row.position])
+
+    def key(self, position: int) -> str:
+        """Return the key of a sample."""
+        return self._row(position).key
+
     def sample(self, position: int) -> SampleFacts:
         """Return the sizes of a sample."""
-        row = self._row(position)
-        index, i = row.index, row.position
-        pieces = slice(index.frames.start[i], index.frames.start[i + 1])
-        rect = index.display_rect[i].tolist()
-        return SampleFacts(
-            num_frames=int(index.num_frames[i]),
-            coded_size=(int(index.coded_size[i, 0]), int(index.coded_size[i, 1])),
-            display_rect=(rect[0], rect[1], rect[2], rect[3]),
-            frame_size=(int(index.frame_size[i, 0]), int(index.frame_size[i, 1])),
-            frame_index_of_jpeg=index.frames.first_frame[pieces],
-        )
+        return self._row(position).facts()
 
     def name_of(self, position: int) -> str:
         """Return a sample's shard and key, for messages."""
         row = self._row(position)
         return f"shard {self.root}/{self.split}/{row.shard}, sample {row.key}"
 
-    def read_jpegs(self, position: int, numbers: npt.NDArray[np.integer[Any]]) -> list[bytes]:
+    def expect(self, samples: npt.NDArray[np.integer[Any]]) -> None:
+        """Say which samples will be read soon: where whole shards are fetched, theirs are now."""
+        if self._selection is not None:
+            samples = self._selection.positions[samples]
+        shards = set(np.searchsorted(self._indexes.starts, samples, side="right").tolist())
+        new = [self._indexes.name(number - 1) for number in sorted(shards - self._expected)]
+        self._expected = shards
+        kinds = _cached_kinds(self._planes)
+        self._ranges.expect([f"{self.split}/{name}.{kind}" for name in new for kind in kinds])
+
+    def start(self, wanted: Wanted) -> PendingSample:
+        """Ask for parts of a sample; from object storage they are on their way at once.
+
+        Raises:
+            IndexError: If the sample has no such frames.
+            ShardError: If it has no residual and one is wanted.
+        """
+        row = self._row(wanted.sample)
+        num_frames = int(row.index.num_frames[row.position])
+        for frames in (wanted.motion, wanted.residual):
+            if frames is not None and not 0 <= frames[0] <= frames[1] < num_frames:
+                raise IndexError(f"{row.key} has no frames {frames[0]} to {frames[1]}")
+        if wanted.residual is not None and not row.has_residual():
+            raise ShardError(f"{self.root}: {self._why_without_residual(row, wanted.sample)}")
+        where = self.name_of(wanted.sample)
+        return PendingSample(self._ranges, row, wanted=wanted, where=where)
+
+    def read_jpegs(self, position: int, numbers: npt.NDArray[np.integer[Any]]) -> list[Buffer]:
         """Read some of a sample's JPEGs.
 
         Args:
@@ -180,9 +236,7 @@ class ShardDataset:
         Raises:
             DamageError: If a JPEG's bytes differ from their checksum.
         """
-        row = self._row(position)
-        start = int(row.index.frames.start[row.position])
-        return [self._read_piece(row, "frames", start + int(number)) for number in numbers]
+        return self.start(Wanted(position, jpegs=numbers)).result().jpegs
 
     def read_motion(self, position: int, first: int, last: int) -> MotionWindow:
         """Read motion and coverage of the GOPs that hold frames ``first`` to ``last``.
@@ -191,35 +245,17 @@ class ShardDataset:
             DamageError: If a chunk's bytes differ from their checksum.
             IndexError: If the frames are not in the sample.
         """
-        row = self._row(position)
-        if not 0 <= first <= last < row.index.num_frames[row.position]:
-            raise IndexError(f"{row.key} has no frames {first} to {last}")
-        pieces = self._pieces_of(row, "motion", first, last)
-        motion = [self._chunk(row, "motion", piece) for piece in pieces]
-        coverage = [self._chunk(row, "coverage", piece) for piece in pieces]
-        start = int(row.index.motion.first_frame[pieces.start])
-        num_frames = sum(len(chunk) for chunk in motion)
-        flags = self.frame_flags(position)[start : start + num_frames]
-        return MotionWindow(
-            start,
-            np.concatenate(motion),
-            np.concatenate(coverage),
-            flags & INTRA_FRAME != 0,
-            flags & BIDIRECTIONAL_FRAME != 0,
-            flags & SCENE_CUT != 0,
-        )
+        motion = self.start(Wanted(position, motion=(first, last))).result().motion
+        assert motion is not None
+        return motion
 
     def frame_flags(self, position: int) -> npt.NDArray[np.uint8]:
         """Return the bits of each frame of a sample, as ``ShardIndex.frame_flags`` names them."""
-        row = self._row(position)
-        end = int(row.index.num_frames[: row.position + 1].sum())
-        return row.index.frame_flags[end - int(row.index.num_frames[row.position]) : end]
+        return self._row(position).frame_flags()
 
     def has_residual(self, position: int) -> bool:
         """Tell whether a sample has a residual; native samples have one only where it is exact."""
-        row = self._row(position)
-        start, end = row.index.residual.start[row.position : row.position + 2]
-        return bool(start < end)
+        return self._row(position).has_residual()
 
     def read_residual(self, position: int, first: int, last: int) -> npt.NDArray[np.uint8]:
         """Read the residual of frames ``first`` to ``last``: (N, Hc * 3 / 2 * Wc), modulo 256.
@@ -228,18 +264,9 @@ class ShardDataset:
             DamageError: If a chunk's bytes differ from their checksum.
             ShardError: If the dataset has no residual.
         """
-        row = self._row(position)
-        if not self.has_residual(position):
-            reason = (
-                f"{row.key} has none: {self.read_json(position).get('exactness')}"
-                if "residual" in self.facts.planes
-                else "the dataset has no residual plane"
-            )
-            raise ShardError(f"{self.root}: {reason}")
-        pieces = self._pieces_of(row, "residual", first, last)
-        planes = np.concatenate([self._chunk(row, "residual", piece) for piece in pieces])
-        start = first - int(row.index.residual.first_frame[pieces.start])
-        return planes[start : start + last - first + 1]
+        residual = self.start(Wanted(position, residual=(first, last))).result().residual
+        assert residual is not None
+        return residual
 
     def read_json(self, position: int, *, residual: bool = False) -> dict[str, Any]:
         """Read a sample's json, or the one beside its residual."""
@@ -254,95 +281,40 @@ class ShardDataset:
             DamageError: If its bytes differ from their checksum.
             ShardError: If the sample has no such member.
         """
-        row = self._row(position)
-        index = row.index
-        kinds = index.member_names.tolist()
-        kind = kinds.index(suffix.encode()) if suffix.encode() in kinds else -1
-        found = np.flatnonzero((index.member_sample == row.position) & (index.member_kind == kind))
-        if len(found) != 1:
-            raise ShardError(f"shard {row.shard}, {row.key}: no member {suffix}")
-        member = int(found[0])
-        return self._read(
-            row,
-            tar=int(index.member_tar[member]),
-            offset=int(index.member_offset[member]),
-            length=int(index.member_length[member]),
-            crc32=int(index.member_crc32[member]),
-            what=suffix,
-        )
+        part = member_part(self._row(position), suffix)
+        pending = self._ranges.start([part.span])
+        where = self.name_of(position)
+        return bytes(checked_contents(self._ranges, [part], pending, where=where)[0])
 
-    def _row(self, position: int) -> _Row:
+    def _why_without_residual(self, row: SampleRow, position: int) -> str:
+        if "residual" not in self.facts.planes:
+            return "the dataset has no residual plane"
+        return f"{row.key} has none: {self.read_json(position).get('exactness')}"
+
+    def _row(self, position: int) -> SampleRow:
         if not 0 <= position < len(self):
             raise IndexError(f"sample {position} of {len(self)}")
         if self._selection is not None:
             position = int(self._selection.positions[position])
-        number = int(np.searchsorted(self._starts, position, side="right")) - 1
-        return _Row(
-            self._shards[number], self._indexes[number], position - int(self._starts[number])
+        number = self._indexes.shard_of(position)
+        first = int(self._indexes.starts[number])
+        name = self._indexes.name(number)
+        return SampleRow(self.split, name, self._indexes[number], position - first)
+
+
+def _cached_kinds(planes: Sequence[str]) -> list[str]:
+    """Return the kinds of files that a cache of a remote dataset holds."""
+    return ["tar", *(["residual.tar"] if "residual" in planes else [])]
+
+
+def _file_records(table: ShardTable) -> dict[str, FileRecord]:
+    """Return the sizes and hashes that a table holds, by name below the dataset's root."""
+    names = [name.decode() for name in table.names.tolist()]
+    return {
+        f"{table.split}/{name}.{kind}": FileRecord(num_bytes, sha256.decode())
+        for kind, column in table.files.items()
+        for name, num_bytes, sha256 in zip(
+            names, column.num_bytes.tolist(), column.sha256.tolist(), strict=True
         )
-
-    def _pieces_of(self, row: _Row, plane: str, first: int, last: int) -> range:
-        """Return the rows of the chunks that hold frames ``first`` to ``last``."""
-        table = row.index.table(plane)
-        start, end = table.start[row.position : row.position + 2].tolist()
-        begins = table.first_frame[start:end]
-        return range(
-            start + int(np.searchsorted(begins, first, side="right")) - 1,
-            start + int(np.searchsorted(begins, last, side="right")),
-        )
-
-    def _chunk(self, row: _Row, plane: str, piece: int) -> npt.NDArray[Any]:
-        width, height = row.index.coded_size[row.position].tolist()
-        lists = int(row.index.num_lists[row.position])
-        frames = int(row.index.table(plane).num_frames[piece])
-        shape, dtype = chunk_shape(plane, frames, lists=lists, coded_size=(width, height))
-        content = self._read_piece(row, plane, piece)
-        try:
-            return decode_chunk(content, dtype=dtype, shape=shape)
-        except FormatError as error:
-            raise DamageError(f"shard {row.shard}, {row.key}: {plane}: {error}") from error
-
-    def _read_piece(self, row: _Row, plane: str, piece: int) -> bytes:
-        table = row.index.table(plane)
-        return self._read(
-            row,
-            tar=RESIDUAL_TAR if plane == "residual" else MAIN_TAR,
-            offset=int(table.offset[piece]),
-            length=int(table.length[piece]),
-            crc32=int(table.crc32[piece]),
-            what=f"{plane} from frame {int(table.first_frame[piece])} on",
-        )
-
-    def _read(
-        self, row: _Row, *, tar: int, offset: int, length: int, crc32: int, what: str
-    ) -> bytes:
-        name = tar_name(row.shard, "residual" if tar == RESIDUAL_TAR else None)
-        descriptor = self._files.get((row.shard, tar))
-        if descriptor is None:
-            if self._storage.local_root is None:
-                raise ShardError(
-                    f"{self.root}: samples are read from local disks alone; copy the dataset to one"
-                )
-            descriptor = os.open(self._storage.local_root / self.split / name, os.O_RDONLY)
-            self._files[row.shard, tar] = descriptor
-        content = os.pread(descriptor, length, offset)
-        if len(content) != length or zlib.crc32(content) != crc32:
-            raise DamageError(
-                f"shard {self.root}/{self.split}/{name}, sample {row.key}: {what} is damaged "
-                f"({length} bytes at {offset} do not match their checksum); "
-                "run 'gopstream verify' to see all faults"
-            )
-        return content
-
-
-def chunk_shape(
-    plane: str, frames: int, *, lists: int, coded_size: tuple[int, int]
-) -> tuple[tuple[int, ...], str]:
-    """Return (shape, dtype) of a chunk of ``motion``, ``coverage`` or ``residual``."""
-    width, height = coded_size
-    grid = (frames, lists, height // 8, width // 8)
-    if plane == "motion":
-        return (*grid, 2), "<i2"
-    if plane == "coverage":
-        return grid, "|u1"
-    return (frames, height * width * 3 // 2), "|u1"
+        if num_bytes >= 0
+    }

@@ -10,7 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from gopstream.pipeline.object_store import StoreOptions, is_address, local_path
+from gopstream.pipeline.errors import StoreError
+from gopstream.pipeline.object_store import (
+    StoreOptions,
+    is_address,
+    is_web_address,
+    local_path,
+)
 from gopstream.shards.local_storage import LocalStorage
 
 
@@ -126,18 +132,28 @@ class Storage(Protocol):
         ...
 
 
-def open_storage(url: str | Path, options: StoreOptions | None = None) -> Storage:
+def open_storage(
+    url: str | Path, options: StoreOptions | None = None, *, for_writing: bool = False
+) -> Storage:
     """Open the place of a dataset, which need not exist yet.
 
     Args:
-        url: A folder, or an address such as ``s3://bucket/folder``.
+        url: A folder, or an address such as ``s3://bucket/folder``. A web server's
+            (``https://host/folder``) is for reading by name: nothing there can be written or
+            listed.
         options: How object storage is reached; None takes the defaults.
+        for_writing: Whether it will be written to.
 
     Raises:
-        StoreError: If the address is of an unknown kind, or not of one that can be written.
+        StoreError: If the address is of an unknown kind, or is to be written to and cannot be.
     """
     if isinstance(url, Path) or not is_address(url):
         return LocalStorage(local_path(str(url)))
+    if for_writing and is_web_address(url):
+        raise StoreError(
+            f"{url}: a dataset on a web server can only be read; to write give a folder or an "
+            "address of object storage, such as s3://BUCKET/FOLDER"
+        )
     from gopstream.shards.object_storage import ObjectStorage
 
     return ObjectStorage(url, options or StoreOptions())

@@ -16,7 +16,8 @@ from gopstream.pipeline.compensation import predict_planes
 from gopstream.pipeline.grid import Planes
 from gopstream.pipeline.residual import add_residual, residual_between
 from gopstream.shards.layout import LABEL_MEMBER
-from gopstream.shards.reader import MotionWindow, ShardDataset
+from gopstream.shards.reader import ShardDataset
+from gopstream.shards.sample_parts import MotionWindow
 
 
 def check_sample(dataset: ShardDataset, position: int, *, rebuild: bool) -> Iterator[str]:

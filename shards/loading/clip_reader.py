@@ -1,104 +1,50 @@
-"""Read one clip of one sample: frames, and motion accumulated over its sub-clips."""
+"""Read one clip of one sample: choose frames, draw the transform, ask for the bytes, decode.
 
-from dataclasses import dataclass
-from typing import NamedTuple
+Asking and decoding are apart, so that the bytes of many clips are on their way at once.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from gopstream.pipeline.accumulation import BLOCK_PIXELS, accumulate, step_motion
 from gopstream.shards.errors import DamageError, ShardError
-from gopstream.shards.loading.geometry import (
-    Crop,
-    crop_cells,
-    crop_frame,
-    even_crop,
-    random_crop,
-    vector_scale,
-)
+from gopstream.shards.loading.clip_spec import ClipSpec, MotionSpec, VectorSpec, View
+from gopstream.shards.loading.device_motion import ClipMotion, accumulated_clip, clip_motion
+from gopstream.shards.loading.geometry import cells_under, vector_matrix
 from gopstream.shards.loading.order import draw_generator
-from gopstream.shards.loading.sampling import Sampling, clip_positions, view_draws
-from gopstream.shards.reader import SampleFacts, ShardDataset
+from gopstream.shards.loading.sampling import clip_positions, view_positions
+from gopstream.shards.loading.transform import (
+    ClipTransform,
+    draw_transform,
+    transform_field,
+    transform_frames,
+    transform_mask,
+    transform_residual,
+    view_transform,
+)
+from gopstream.shards.mixed_dataset import MixedDataset
+from gopstream.shards.reader import ShardDataset
+from gopstream.shards.sample_parts import Buffer, MotionWindow, SampleFacts, signed_residual
+from gopstream.shards.sample_reading import Fetched, PendingSample, Wanted
+
+_BLOCK_PIXELS = 8
+_QUARTERS_PER_PIXEL = np.float32(4.0)
 
 
-@dataclass(frozen=True, slots=True)
-class MotionSpec:
-    """Which accumulated motion a model asks for."""
-
-    query_stride: int
-    """Every n-th frame of the clip is a query: it asks where its content lies in other frames."""
-    subclip_frames: int
-    """Frames of a sub-clip; a query is answered for all frames of its own sub-clip."""
-    grid: int
-    """Cells on a side of the motion field that is handed over."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClipSpec:
-    """What a clip is: plain numbers, from a recipe or a model's contract."""
-
-    num_frames: int
-    stride: int = 1
-    """Between frames of a dense clip, in stored frames."""
-    sampling: Sampling = "dense"
-    size: int = 224
-    """Side of the square picture in pixels."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Range of the training crop's area, as a share of the frame's."""
-    crop_ratio: tuple[float, float] = (0.75, 1.3333)
-    """Range of the training crop's width over height."""
-    flip: float = 0.0
-    """Probability of mirroring in training. Off unless asked for: it swaps left and right."""
-    motion: MotionSpec | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        if self.num_frames < 1 or self.stride < 1 or self.size < 1:
-            raise ValueError(
-                f"frames, stride and size must be at least 1, got {self.num_frames}, "
-                f"{self.stride}, {self.size}"
-            )
-        for name, (low, high), limit in (
-            ("crop_scale", self.crop_scale, 1.0),
-            ("crop_ratio", self.crop_ratio, 10.0),
-        ):
-            if not 0 < low <= high <= limit:
-                raise ValueError(f"{name} must rise within (0, {limit:g}], got {low}, {high}")
-        if self.motion is not None and self.num_frames % self.motion.subclip_frames != 0:
-            raise ValueError(
-                f"{self.num_frames} frames do not divide into sub-clips of "
-                f"{self.motion.subclip_frames}"
-            )
-
-
-class View(NamedTuple):
-    """One of several evenly spread test views of a video."""
-
-    clip: int
-    num_clips: int
-    crop: int
-    num_crops: int
-
-
-class LoadedClip(NamedTuple):
-    """One training or test clip."""
-
-    frames: npt.NDArray[np.uint8]
-    """(T, size, size, 3) RGB."""
-    motion: npt.NDArray[np.float32] | None
-    """(Q, 2, J, grid, grid) pixels of the clip: (dx, dy) from query to each frame of its
-    sub-clip; 0 where not valid."""
-    valid: npt.NDArray[np.bool_] | None
-    """(Q, J, grid, grid)."""
-    label: int
-    key: str
-
-
-def training_clip(
-    dataset: ShardDataset, sample: int, spec: ClipSpec, *, seed: int, epoch: int, position: int
-) -> LoadedClip:
-    """Read the clip of one position of an epoch; its draws depend on nothing else.
+def start_training_clip(
+    dataset: ShardDataset | MixedDataset,
+    sample: int,
+    spec: ClipSpec,
+    *,
+    seed: int,
+    epoch: int,
+    position: int,
+) -> "StartedClip":
+    """Ask for the clip of one position of an epoch; its draws depend on nothing else.
 
     Args:
         dataset: The split.
@@ -109,134 +55,274 @@ def training_clip(
         position: In the epoch.
 
     Raises:
-        ShardError: If the sample cannot be read; names shard and key.
+        ShardError: If the dataset does not have what the spec asks for; names shard and key.
     """
     rng = draw_generator(seed=seed, epoch=epoch, position=position)
-    crop = random_crop(
-        dataset.sample(sample).frame_size,
-        size=spec.size,
-        scale=spec.crop_scale,
-        ratio=spec.crop_ratio,
-        flip=spec.flip,
-        rng=rng,
+    facts = dataset.sample(sample)
+    positions = clip_positions(
+        spec.sampling,
+        rng.random(spec.num_frames),
+        total=_num_stored(dataset, sample, facts),
+        num_frames=spec.num_frames,
+        stride=spec.stride,
+        overrun=spec.overrun,
     )
-    return _read_clip(dataset, sample, spec, draws=rng.random(spec.num_frames), crop=crop)
+    label = dataset.label(sample)
+    transform = draw_transform(
+        spec.transform,
+        frame_size=facts.frame_size,
+        num_frames=spec.num_frames,
+        rng=rng,
+        label=label,
+    )
+    return StartedClip(dataset, sample, spec, positions, transform, position=position)
 
 
-def view_clip(dataset: ShardDataset, sample: int, spec: ClipSpec, *, view: View) -> LoadedClip:
-    """Read one test view of a sample; nothing is drawn.
+def start_view(
+    dataset: ShardDataset | MixedDataset, sample: int, spec: ClipSpec, *, view: View, position: int
+) -> "StartedClip":
+    """Ask for one test view of a sample; nothing is drawn.
 
     Raises:
-        ShardError: If the sample cannot be read; names shard and key.
+        ShardError: If the dataset does not have what the spec asks for; names shard and key.
     """
-    draws = view_draws(view.clip, num_views=view.num_clips, num_frames=spec.num_frames)
-    crop = even_crop(
-        dataset.sample(sample).frame_size, size=spec.size, crop=view.crop, num_crops=view.num_crops
-    )
-    return _read_clip(dataset, sample, spec, draws=draws, crop=crop)
-
-
-def _read_clip(
-    dataset: ShardDataset,
-    sample: int,
-    spec: ClipSpec,
-    *,
-    draws: npt.NDArray[np.float64],
-    crop: Crop,
-) -> LoadedClip:
     facts = dataset.sample(sample)
+    positions = view_positions(
+        spec.sampling,
+        view=view.clip,
+        num_views=view.num_clips,
+        total=_num_stored(dataset, sample, facts),
+        num_frames=spec.num_frames,
+        stride=spec.stride,
+        rule=spec.view_rule,
+        overrun=spec.overrun,
+    )
+    transform = view_transform(
+        spec.transform, frame_size=facts.frame_size, crop=view.crop, num_crops=view.num_crops
+    )
+    return StartedClip(dataset, sample, spec, positions, transform, position=position)
+
+
+def clip_arrays(spec: ClipSpec) -> dict[str, tuple[tuple[int, ...], npt.DTypeLike]]:
+    """Return shape and type of each array of a clip, as ``StartedClip.read_into`` fills them."""
+    num_frames, size = spec.num_frames, spec.transform.size
+    arrays: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
+        "frames": ((num_frames, size, size, 3), np.uint8)
+    }
+    if spec.motion is not None and spec.motion.on == "worker":
+        of_subclip, grid = spec.motion.subclip_frames, spec.motion.grid
+        queries = num_frames // of_subclip * -(-of_subclip // spec.motion.query_stride)
+        arrays["motion"] = (queries, 2, of_subclip, grid, grid), np.float32
+        arrays["valid"] = (queries, of_subclip, grid, grid), np.bool_
+    if spec.vectors is not None:
+        grid = spec.vectors.grid
+        arrays["vectors"] = (2, num_frames, grid, grid), np.float32
+        arrays["coverage"] = (num_frames, grid, grid), np.bool_
+    if spec.residual:
+        arrays["residual"] = (3, num_frames, size, size), np.int16
+    return arrays
+
+
+class UnreadableClip:
+    """A clip that could not be asked for; it says so when it is read, in its turn."""
+
+    label = -1
+
+    def __init__(self, error: ShardError, *, key: str, position: int) -> None:
+        """Keep what is wrong.
+
+        Args:
+            error: The error.
+            key: Of the sample, empty where the index does not say it.
+            position: In the epoch.
+        """
+        self.key = key
+        self.position = position
+        self._error = error
+
+    def read_into(self, out: Mapping[str, npt.NDArray[Any]]) -> ClipMotion | None:
+        """Raise the error.
+
+        Raises:
+            DamageError: If the index says what cannot be, or is missing.
+            FormatError: If the index is damaged.
+        """
+        del out
+        raise self._error
+
+
+class StartedClip:
+    """A clip whose bytes have been asked for."""
+
+    def __init__(
+        self,
+        dataset: ShardDataset | MixedDataset,
+        sample: int,
+        spec: ClipSpec,
+        positions: npt.NDArray[np.int64],
+        transform: ClipTransform,
+        *,
+        position: int,
+    ) -> None:
+        """Ask for the bytes.
+
+        Args:
+            dataset: The split.
+            sample: Which sample.
+            spec: What to read.
+            positions: (T,) stored frames of the clip.
+            transform: Of the clip.
+            position: In the epoch, for messages and draws.
+        """
+        self.key = dataset.key(sample)
+        self.label = dataset.label(sample)
+        self.position = position
+        self._spec, self._transform = spec, transform
+        self._where = dataset.name_of(sample)
+        self._facts = facts = dataset.sample(sample)
+        self._numbers, self._places = np.unique(positions, return_inverse=True)
+        self._sampled = facts.frame_index_of_jpeg[positions].astype(np.int64)
+        first, last = int(self._sampled.min()), int(self._sampled.max())
+        # One frame more at the end, where there is one: an I-frame takes the motion that follows.
+        behind = min(facts.num_frames - 1, last + 1)
+        needs_motion = spec.motion is not None or spec.vectors is not None
+        self._pending: PendingSample = dataset.start(
+            Wanted(
+                sample,
+                jpegs=self._numbers,
+                motion=(first, behind) if needs_motion else None,
+                residual=(first, last) if spec.residual else None,
+            )
+        )
+
+    def read_into(self, out: Mapping[str, npt.NDArray[Any]]) -> ClipMotion | None:
+        """Decode the clip into the arrays that ``clip_arrays`` names.
+
+        Returns:
+            What the device makes motion of, if that is where it is made.
+
+        Raises:
+            DamageError: If bytes are damaged or missing; names shard and key.
+            ShardError: If they cannot be read, or do not make what the spec asks for.
+        """
+        fetched = self._pending.result()
+        self._read_frames(fetched.jpegs, out["frames"])
+        spec, window = self._spec, fetched.motion
+        motion = None
+        if spec.motion is not None:
+            assert window is not None
+            motion = self._clip_motion(window, spec.motion)
+        if spec.vectors is not None:
+            assert window is not None
+            self._read_vectors(window, spec.vectors, out)
+        if spec.residual:
+            self._read_residual(fetched, out["residual"])
+        if motion is None or spec.motion is None or spec.motion.on == "device":
+            return motion
+        field = accumulated_clip(motion, query_stride=spec.motion.query_stride)
+        out["motion"][:], out["valid"][:] = field.motion, field.valid
+        return None
+
+    def _read_frames(self, jpegs: list[Buffer], out: npt.NDArray[np.uint8]) -> None:
+        """Decode each frame once, however often the clip repeats it."""
+        width, height = self._facts.frame_size
+        numbers = self._numbers.tolist()
+        for number, jpeg in zip(numbers, jpegs, strict=True):  # all, before memory is taken
+            with self._naming(number):
+                _check_size(jpeg, width=width, height=height)
+        decoded = np.empty((len(jpegs), height, width, 3), np.uint8)
+        for number, jpeg, pixels in zip(numbers, jpegs, decoded, strict=True):
+            with self._naming(number):
+                simplejpeg.decode_jpeg(jpeg, buffer=pixels)
+        if len(jpegs) < len(out):
+            decoded = decoded[self._places]
+        transform_frames(decoded, self._transform, out=out)
+
+    @contextmanager
+    def _naming(self, number: int) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise DamageError(f"{self._where}: JPEG {number} does not decode: {error}") from error
+
+    def _clip_motion(self, window: MotionWindow, spec: MotionSpec) -> ClipMotion:
+        facts, geometry = self._facts, self._transform.geometry
+        cells = cells_under(
+            geometry,
+            grid=spec.grid,
+            frame_size=facts.frame_size,
+            display_rect=facts.display_rect,
+            blocks=(window.motion.shape[2], window.motion.shape[3]),
+            block_pixels=_BLOCK_PIXELS,
+        )
+        linear = vector_matrix(
+            geometry, frame_size=facts.frame_size, display_rect=facts.display_rect
+        )
+        try:
+            return clip_motion(
+                window,
+                self._sampled,
+                subclip_frames=spec.subclip_frames,
+                display_size=facts.display_rect[2:],
+                cells=np.where(cells.inside, cells.flat, -1),
+                linear=linear.astype(np.float32),
+            )
+        except ValueError as error:
+            raise ShardError(f"{self._where}: {error}") from error
+
+    def _read_vectors(
+        self, window: MotionWindow, spec: VectorSpec, out: Mapping[str, npt.NDArray[Any]]
+    ) -> None:
+        """Take each frame's own vectors, of its first list."""
+        rows = self._sampled - window.first_frame
+        motion = window.motion[rows, 0] / _QUARTERS_PER_PIXEL
+        facts = self._facts
+        field = transform_field(
+            motion,
+            self._transform,
+            grid=spec.grid,
+            frame_size=facts.frame_size,
+            display_rect=facts.display_rect,
+        )
+        covered = transform_mask(
+            window.coverage[rows, 0] != 0,
+            self._transform,
+            grid=spec.grid,
+            frame_size=facts.frame_size,
+            display_rect=facts.display_rect,
+        )
+        out["vectors"][:] = np.moveaxis(field * covered[..., None], -1, 0)
+        out["coverage"][:] = covered
+
+    def _read_residual(self, fetched: Fetched, out: npt.NDArray[np.int16]) -> None:
+        assert fetched.residual is not None
+        facts, first = self._facts, int(self._sampled.min())
+        planes = signed_residual(
+            fetched.residual,
+            fetched.exceptions,
+            first_frame=first,
+            frames=self._sampled - first,
+            coded_size=facts.coded_size,
+        )
+        transformed = transform_residual(
+            planes, self._transform, frame_size=facts.frame_size, display_rect=facts.display_rect
+        )
+        out[:] = np.moveaxis(transformed, 1, 0)
+
+
+def _check_size(jpeg: Buffer, *, width: int, height: int) -> None:
+    """Read a JPEG's header.
+
+    Raises:
+        ValueError: If it is none, or has another size.
+    """
+    rows, columns = simplejpeg.decode_jpeg_header(jpeg)[:2]
+    if (columns, rows) != (width, height):
+        raise ValueError(f"it is {columns}x{rows}, not {width}x{height}")
+
+
+def _num_stored(dataset: ShardDataset | MixedDataset, sample: int, facts: SampleFacts) -> int:
     total = len(facts.frame_index_of_jpeg)
     if total == 0:
-        raise ShardError(f"{dataset.keys[sample]}: the dataset has no frames plane")
-    positions = clip_positions(
-        spec.sampling, draws, total=total, num_frames=spec.num_frames, stride=spec.stride
-    )
-    frames = _read_frames(dataset, sample, facts, positions, crop)
-    motion = valid = None
-    if spec.motion is not None:
-        sampled = facts.frame_index_of_jpeg[positions].astype(np.int64)
-        motion, valid = read_accumulated(dataset, sample, sampled, crop, spec.motion)
-    label = int(dataset.labels[sample])
-    return LoadedClip(frames, motion, valid, label, dataset.keys[sample])
-
-
-def _read_frames(
-    dataset: ShardDataset,
-    sample: int,
-    facts: SampleFacts,
-    positions: npt.NDArray[np.int64],
-    crop: Crop,
-) -> npt.NDArray[np.uint8]:
-    """Decode each frame once, however often the clip repeats it."""
-    numbers, places = np.unique(positions, return_inverse=True)
-    width, height = facts.frame_size
-    cropped = np.empty((len(numbers), crop.size, crop.size, 3), np.uint8)
-    for row, jpeg in enumerate(dataset.read_jpegs(sample, numbers)):
-        try:
-            stated = simplejpeg.decode_jpeg_header(jpeg)[:2]
-            if stated != (height, width):
-                raise ValueError(f"it is {stated[1]}x{stated[0]}, not {width}x{height}")
-            cropped[row] = crop_frame(simplejpeg.decode_jpeg(jpeg), crop)
-        except ValueError as error:
-            raise DamageError(
-                f"{dataset.name_of(sample)}: JPEG {numbers[row]} does not decode: {error}"
-            ) from error
-    return cropped[places]
-
-
-def read_accumulated(
-    dataset: ShardDataset,
-    sample: int,
-    sampled: npt.NDArray[np.int64],
-    crop: Crop,
-    spec: MotionSpec,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """Accumulate motion over the raw frames between the frames of a clip.
-
-    Args:
-        dataset: The split.
-        sample: Which sample.
-        sampled: (T,) frame indices of the clip, not falling.
-        crop: The clip's geometry.
-        spec: Queries, sub-clips and output grid.
-
-    Returns:
-        Motion (Q, 2, J, grid, grid) in pixels of the clip, and validity (Q, J, grid, grid).
-    """
-    facts = dataset.sample(sample)
-    # One frame more at the end, where there is one: an I-frame takes the motion that follows.
-    last = min(facts.num_frames - 1, int(sampled[-1]) + 1)
-    window = dataset.read_motion(sample, int(sampled[0]), last)
-    if window.is_bidirectional.any():
-        raise ShardError(
-            f"{dataset.name_of(sample)}: motion cannot be accumulated through B-frames, whose "
-            "vectors lead to frames that the stream does not name; shard with --mode canonical"
-        )
-    steps = step_motion(
-        window.motion[:, 0],
-        window.coverage[:, 0],
-        window.is_intra_frame,
-        scene_cuts=window.is_scene_cut,
-    )
-    groups = sampled.reshape(-1, spec.subclip_frames) - window.first_frame
-    pairs = accumulate(steps, groups, display_size=facts.display_rect[2:])
-    rows, columns = crop_cells(
-        crop,
-        spec.grid,
-        frame_size=facts.frame_size,
-        display_rect=facts.display_rect,
-        blocks=(window.motion.shape[2], window.motion.shape[3]),
-        block_pixels=BLOCK_PIXELS,
-    )
-    # Queries are every n-th frame of the clip, counted within each sub-clip.
-    queries = slice(0, None, spec.query_stride)
-    motion = pairs.displacement[:, queries][:, :, :, rows, columns]  # (G, q, J, grid, grid, 2)
-    valid = pairs.valid[:, queries][:, :, :, rows, columns]
-    scale = vector_scale(crop, frame_size=facts.frame_size, display_rect=facts.display_rect)
-    motion = np.where(valid[..., None], motion * scale, np.float32(0.0))
-    num_frames = spec.subclip_frames
-    shape = (-1, num_frames, spec.grid, spec.grid)
-    return (
-        np.moveaxis(motion.reshape(*shape, 2), -1, 1).astype(np.float32, copy=False),
-        valid.reshape(shape),
-    )
+        raise ShardError(f"{dataset.name_of(sample)}: the dataset has no frames plane")
+    return total

@@ -1,150 +1,170 @@
 """Batches for training and testing, from shards, by position.
 
-The state of a run is (seed, epoch, position). Workers only say who reads what: the order and
-every random draw are functions of those three numbers.
+The state of a run is (seed, epoch, position). Ranks and workers only say who reads what: the
+order and every random draw are functions of those three numbers.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gopstream.shards.errors import ShardError
-from gopstream.shards.loading.clip_reader import (
-    ClipSpec,
-    LoadedClip,
-    View,
-    training_clip,
-    view_clip,
+from gopstream.shards.loading.batch import ClipBatch, Skipped
+from gopstream.shards.loading.batch_stream import BatchStream
+from gopstream.shards.loading.clip_spec import ClipSpec, View
+from gopstream.shards.loading.clips import ClipDataset, OnError, ViewDataset
+from gopstream.shards.loading.epoch_orders import EpochOrders
+from gopstream.shards.loading.order import Shuffle
+from gopstream.shards.loading.places import (
+    BatchPlaces,
+    EpochBatches,
+    LastBatch,
+    Share,
+    with_ahead,
 )
-from gopstream.shards.loading.order import epoch_order
+from gopstream.shards.mixed_dataset import MixedDataset
 from gopstream.shards.reader import ShardDataset
 
-
-@dataclass(frozen=True, slots=True)
-class ClipBatch:
-    """B clips."""
-
-    frames: Tensor
-    """(B, 3, T, H, W) uint8 RGB."""
-    motion: Tensor | None
-    """(B, Q, 2, J, h, w) float32 pixels, (dx, dy); 0 where not valid."""
-    valid: Tensor | None
-    """(B, Q, J, h, w) bool."""
-    labels: Tensor
-    """(B,) int64."""
-    keys: list[str]
-
-
-def collate(clips: Sequence[LoadedClip]) -> ClipBatch:
-    """Stack clips of one form into a batch."""
-    frames = torch.from_numpy(np.stack([clip.frames for clip in clips]))
-    motions = [clip.motion for clip in clips if clip.motion is not None]
-    valids = [clip.valid for clip in clips if clip.valid is not None]
-    motion = torch.from_numpy(np.stack(motions)) if motions else None
-    valid = torch.from_numpy(np.stack(valids)) if valids else None
-    return ClipBatch(
-        frames=frames.permute(0, 4, 1, 2, 3),
-        motion=motion,
-        valid=valid,
-        labels=torch.tensor([clip.label for clip in clips], dtype=torch.int64),
-        keys=[clip.key for clip in clips],
-    )
+_SHOWN_SKIPS = 1000
 
 
 class StreamingLoader:
     """Shuffled training batches; iterating gives the rest of the present epoch.
 
-    After the last batch of an epoch the next one begins. The samples that do not fill a last
-    batch are left out of that epoch (another epoch has another order).
+    After the last batch of an epoch the next one begins, and workers read on into it meanwhile.
     """
 
     def __init__(
         self,
-        dataset: ShardDataset,
+        dataset: ShardDataset | MixedDataset,
         spec: ClipSpec,
         *,
         batch_size: int,
         seed: int,
         workers: int = 0,
+        weights: npt.NDArray[np.floating[Any]] | None = None,
+        shuffle: Shuffle | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        last: LastBatch = "drop",
+        on_error: OnError = "raise",
+        prefetch: int = 2,
+        pin_memory: bool | None = None,
     ) -> None:
         """Prepare to load.
 
         Args:
-            dataset: The split.
+            dataset: The split, or a mixture of several.
             spec: What a clip is.
-            batch_size: Clips in a batch.
+            batch_size: Clips in a batch of this process.
             seed: Of order and draws.
             workers: Processes that read; 0 reads in this one.
+            weights: (N,) of the samples: one of weight w comes N * w / sum(weights) times in an
+                epoch, rounded up or down at random; see ``ShardDataset.class_weights``. None
+                shows each once.
+            shuffle: How samples are mixed; None mixes all of them. A part of the run: another
+                one shows another order.
+            rank: Of this process; None asks ``torch.distributed``, and is 0 without it.
+            world_size: Number of processes that train together; None likewise, and 1 without it.
+            last: What becomes of positions that do not fill a step of all ranks: ``drop`` leaves
+                them out of the epoch, ``fill`` completes the step with the epoch's first
+                positions, marked in ``ClipBatch.is_repeat``.
+            on_error: ``skip`` leaves out clips whose bytes are damaged or missing, and reports
+                them; batches are then smaller, never fewer and never others. ``raise`` stops.
+            prefetch: Batches that each worker holds ready.
+            pin_memory: Whether batches come in pinned memory; None does so where CUDA is there.
 
         Raises:
-            ShardError: If the split has fewer samples than a batch.
+            ShardError: If the split has fewer samples than a step of all ranks.
         """
-        if len(dataset) < batch_size:
+        rank, world_size = _process_place(rank, world_size)
+        share = Share(batch_size, rank=rank, world_size=world_size, last=last)
+        if len(dataset) < share.step_size and last == "drop":
             raise ShardError(
                 f"{dataset.root}/{dataset.split} has {len(dataset)} samples, fewer than a batch "
-                f"of {batch_size}"
+                f"of {batch_size}" + (f" on each of {world_size} ranks" if world_size > 1 else "")
             )
-        self._batch_size = batch_size
-        self._dataset_size = self._num_samples = len(dataset)
-        self._seed = seed
-        self._epoch = 0
-        self._position = 0
-        self._plan = _BatchPlan()
-        self._loader = _data_loader(_TrainingClips(dataset, spec, seed), self._plan, workers)
+        if not len(dataset):
+            raise ShardError(f"{dataset.root}/{dataset.split} has no samples")
+        self._workers = workers
+        orders = EpochOrders(dataset, seed=seed, shuffle=shuffle or Shuffle(), weights=weights)
+        self._state = EpochBatches(orders, share)
+        clips = ClipDataset(dataset, spec, seed=seed, on_error=on_error)
+        self._stream = BatchStream(
+            clips,
+            spec,
+            batch_size=batch_size,
+            workers=workers,
+            prefetch=prefetch,
+            pin_memory=pin_memory,
+        )
+        self._batches: Iterator[ClipBatch] | None = None
+        self.num_skipped = 0
+        """Clips that were left out since the loader was made, on this rank."""
+        self.skipped: list[Skipped] = []
+        """The first thousand of them."""
 
     def __len__(self) -> int:
         """Return the batches of the whole present epoch."""
-        return self._num_samples // self._batch_size
+        return len(self._state)
 
     def __iter__(self) -> Iterator[ClipBatch]:
-        """Yield the batches that are left of the present epoch, then step to the next."""
-        order = epoch_order(self._num_samples, seed=self._seed, epoch=self._epoch)
-        end = len(self) * self._batch_size
-        self._plan.batches = [
-            [(self._epoch, p, int(order[p])) for p in range(first, first + self._batch_size)]
-            for first in range(self._position, end, self._batch_size)
-        ]
-        for batch in self._loader:
-            self._position += self._batch_size
-            yield batch
-        self._epoch, self._position = self._epoch + 1, 0
-        self._num_samples = self._dataset_size
+        """Yield the batches that are left of the present epoch, then step to the next.
 
-    def state_dict(self) -> dict[str, int]:
-        """Return seed, epoch, the position of the next batch, and the samples of the epoch."""
-        return {
-            "seed": self._seed,
-            "epoch": self._epoch,
-            "position": self._position,
-            "num_samples": self._num_samples,
-        }
+        Raises:
+            ShardError: If a clip cannot be read; names shard and key.
+        """
+        state = self._state
+        if not state.num_left():  # whoever counts batches never asked for the end
+            state.next_epoch()
+        left = state.num_left()
+        try:
+            for _ in range(left):
+                if self._batches is None:
+                    self._batches = self._stream.batches(self._endless())
+                batch = next(self._batches)
+                state.advance()
+                self._report(batch)
+                yield batch
+        except (Exception, KeyboardInterrupt):
+            self._batches = None  # what workers hold ready is no longer what comes next
+            raise
+        state.next_epoch()
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue where a state was taken.
+    def state_dict(self) -> dict[str, Any]:
+        """Return seed, epoch and the position of the next batch, and what makes the order."""
+        return self._state.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where a state was taken, with any number of ranks, workers and clips a batch.
 
         Samples that were appended to the dataset since come with the next epoch: the present one
         goes on over those that it began with, which are the first ones.
 
         Raises:
-            ValueError: If the state is of a run with another seed, or of a dataset with more
-                samples.
+            ValueError: If the state is of a run with another seed or order, or of a dataset with
+                more samples.
         """
-        if state["seed"] != self._seed:
-            raise ValueError(f"the state has seed {state['seed']}, this loader {self._seed}")
-        num_samples = state.get("num_samples", self._dataset_size)
-        if num_samples > self._dataset_size:
-            raise ValueError(
-                f"the state is of an epoch over {num_samples} samples, the dataset has "
-                f"{self._dataset_size} now: some were removed, so that the epoch cannot be "
-                "continued; begin the next one"
+        self._state.load_state_dict(state)
+        self._batches = None
+
+    def _endless(self) -> Iterator[BatchPlaces]:
+        """Yield the rest of the present epoch and all of those that follow."""
+        return with_ahead(self._state.endless(), max(1, self._workers))
+
+    def _report(self, batch: ClipBatch) -> None:
+        if batch.skipped and not self.num_skipped:
+            warnings.warn(
+                f"a clip was left out: {batch.skipped[0].message} (further ones are counted in "
+                "num_skipped)",
+                stacklevel=3,
             )
-        self._epoch, self._position = state["epoch"], state["position"]
-        self._num_samples = num_samples
+        self.num_skipped += len(batch.skipped)
+        self.skipped += batch.skipped[: _SHOWN_SKIPS - len(self.skipped)]
 
 
 def view_batches(
@@ -154,6 +174,7 @@ def view_batches(
     batch_size: int,
     views: Sequence[View],
     workers: int = 0,
+    on_error: OnError = "raise",
 ) -> Iterator[ClipBatch]:
     """Yield all views of all samples once, in order; the last batch may be smaller.
 
@@ -163,55 +184,25 @@ def view_batches(
         batch_size: Clips in a batch.
         views: The views of each sample, which follow each other.
         workers: Processes that read; 0 reads in this one.
+        on_error: ``skip`` leaves out views whose bytes are damaged or missing; see
+            ``ClipBatch.skipped``.
     """
-    plan = _BatchPlan()
-    places = [(sample, number) for sample in range(len(dataset)) for number in range(len(views))]
-    plan.batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
-    yield from _data_loader(_TestClips(dataset, spec, views), plan, workers)
-
-
-class _BatchPlan(Sampler[list[Any]]):
-    """The places of each batch; replaced before each iteration."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[Any]] = []
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
-class _TrainingClips(Dataset[LoadedClip]):
-    def __init__(self, dataset: ShardDataset, spec: ClipSpec, seed: int) -> None:
-        self._dataset, self._spec, self._seed = dataset, spec, seed
-
-    def __getitem__(self, place: tuple[int, int, int]) -> LoadedClip:
-        epoch, position, sample = place
-        return training_clip(
-            self._dataset, sample, self._spec, seed=self._seed, epoch=epoch, position=position
-        )
-
-
-class _TestClips(Dataset[LoadedClip]):
-    def __init__(self, dataset: ShardDataset, spec: ClipSpec, views: Sequence[View]) -> None:
-        self._dataset, self._spec, self._views = dataset, spec, views
-
-    def __getitem__(self, place: tuple[int, int]) -> LoadedClip:
-        sample, number = place
-        return view_clip(self._dataset, sample, self._spec, view=self._views[number])
-
-
-def _data_loader(
-    clips: Dataset[LoadedClip], plan: _BatchPlan, workers: int
-) -> "DataLoader[LoadedClip]":
-    return DataLoader(
-        clips,
-        batch_sampler=plan,
-        num_workers=workers,
-        collate_fn=collate,
-        persistent_workers=workers > 0,
-        # Its own, or each epoch would draw from the generator that dropout draws from.
-        generator=torch.Generator(),
+    clips = ViewDataset(dataset, spec, views, on_error=on_error)
+    numbers = (
+        range(first, min(first + batch_size, len(clips)))
+        for first in range(0, len(clips), batch_size)
     )
+    stream = BatchStream(clips, spec, batch_size=batch_size, workers=workers)
+    yield from stream.batches(numbers)
+
+
+def _process_place(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Return rank and world size, as given or as ``torch.distributed`` knows them."""
+    if (rank is None) != (world_size is None):
+        raise ValueError("give both rank and world_size, or neither")
+    if rank is not None and world_size is not None:
+        return rank, world_size
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1

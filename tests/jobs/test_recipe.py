@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from gopstream.jobs.errors import UserError
-from gopstream.jobs.recipe import list_recipes, load_recipe, recipe_from
+from gopstream.jobs.recipe import DataRecipe, list_recipes, load_recipe, recipe_from
 
 MINIMAL = """
 [model]
@@ -45,7 +45,9 @@ def test_there_is_a_packaged_recipe():
 def test_file_with_defaults(minimal):
     recipe = load_recipe(minimal)
     assert recipe.model.use_motion
-    assert recipe.clip.crop_scale == (0.08, 1.0)
+    assert recipe.clip.sampling == "dense"
+    assert recipe.transform.crop_scale == (0.08, 1.0)
+    assert recipe.data == DataRecipe()
     assert type(recipe.train.learning_rate) is float
     assert math.isclose(recipe.train.learning_rate, 1.0)
 
@@ -59,7 +61,13 @@ def test_file_with_defaults(minimal):
         ("train.split=val", "train", "split", "val"),
         ('train.split="val"', "train", "split", "val"),
         ("clip.sampling=still", "clip", "sampling", "still"),
-        ("clip.crop_scale=[0.5, 1]", "clip", "crop_scale", (0.5, 1.0)),
+        ("transform.crop_scale=[0.5, 1]", "transform", "crop_scale", (0.5, 1.0)),
+        ("transform.keep_direction=[86, 87]", "transform", "keep_direction", (86, 87)),
+        ("data.fps=15", "data", "fps", 15.0),
+        ("data.short_side=256", "data", "short_side", 256),
+        ('data.planes=["frames", "residual"]', "data", "planes", ("frames", "residual")),
+        ("data.planes=[]", "data", "planes", ()),
+        ("data.mode=native", "data", "mode", "native"),
         ("model.use_motion=false", "model", "use_motion", False),
         ("model.options.depth=3", "model", "options", {"depth": 3}),
     ],
@@ -91,6 +99,7 @@ def test_unknown_keys_name_the_nearest(minimal):
     )
     refuse(minimal, "unknown key 'trian'; did you mean 'train'?", "trian.steps=1")
     refuse(minimal, "unknown key 'qqq'; there is num_frames, stride,", "clip.qqq=1")
+    refuse(minimal, "data: unknown key 'shortside'; did you mean 'short_side'?", "data.shortside=1")
 
 
 @pytest.mark.parametrize(
@@ -102,13 +111,27 @@ def test_unknown_keys_name_the_nearest(minimal):
         ("train.learning_rate=true", "learning_rate: expected float, got True"),
         ("model.use_motion=1", "use_motion: expected bool, got 1"),
         ("train.split=3", "split: expected str, got 3"),
-        ("clip.crop_scale=0.5", "crop_scale: expected two numbers such as [0.5, 1.0], got 0.5"),
-        ("clip.crop_scale=[1]", "crop_scale: expected two numbers"),
+        ("transform.crop_scale=0.5", "crop_scale: expected 2 values in brackets, got 0.5"),
+        ("transform.crop_scale=[1]", "crop_scale: expected 2 values in brackets, got [1]"),
+        ("transform.crop=arae", "crop must be one of area, short_side, random, centre, got 'arae'"),
+        ("data.fps=fast", "data: fps: expected float, got 'fast'"),
+        ("data.fps=0", "data: fps must be above 0, got 0"),
+        ("data.short_side=-1", "data: short_side must be above 0, got -1"),
+        ("data.short_side=2.5", "data: short_side: expected int, got 2.5"),
+        ("data.planes=frames", "data: planes: expected values in brackets, got 'frames'"),
+        ("data.planes=[1]", "data: planes: expected str, got 1"),
+        ("data.mode=fast", "data: mode must be canonical or native, got 'fast'"),
         ("model.options=1", "options: expected dict, got 1"),
     ],
 )
 def test_wrong_types(minimal, override, reason):
     refuse(minimal, reason, override)
+
+
+def test_frames_are_stored_by_time_or_by_number(minimal):
+    overrides = ("data.fps=15", "data.frame_stride=2")
+    refuse(minimal, "data: frames are stored either by fps or by a frame_stride", *overrides)
+    assert load_recipe(minimal, ["data.fps=15", "data.frame_stride=1"]).data.fps == 15
 
 
 def test_section_must_be_a_section():

@@ -16,12 +16,12 @@ from obstore.exceptions import GenericError
 from gopstream.pipeline.errors import StoreError
 from gopstream.pipeline.object_store import (
     StoreOptions,
-    explain,
     is_address,
     local_path,
     open_place,
 )
 from gopstream.pipeline.store_credentials import CommandCredentials, ProfileCredentials
+from gopstream.pipeline.store_errors import explain
 from gopstream.pipeline.video_source import list_files, local_video
 from gopstream.shards.object_storage import ObjectStorage
 from gopstream.shards.storage import open_storage

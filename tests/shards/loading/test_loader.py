@@ -8,20 +8,15 @@ torch = pytest.importorskip("torch", reason="loading needs torch")
 from gopstream.shards import ShardDataset, StreamingLoader  # noqa: E402
 from gopstream.shards.errors import DamageError, ShardError  # noqa: E402
 from gopstream.shards.index import load_index  # noqa: E402
-from gopstream.shards.loading.clip_reader import (  # noqa: E402
-    ClipSpec,
-    MotionSpec,
-    View,
-    view_clip,
-)
+from gopstream.shards.loading.clip_spec import ClipSpec, MotionSpec, View  # noqa: E402
 from gopstream.shards.loading.loader import view_batches  # noqa: E402
+from gopstream.shards.loading.transform_spec import TransformSpec  # noqa: E402
 from gopstream.shards.local_storage import LocalStorage  # noqa: E402
 
 SPEC = ClipSpec(
     num_frames=4,
     stride=2,
-    size=32,
-    flip=0.5,
+    transform=TransformSpec(size=32, flip=0.5),
     motion=MotionSpec(query_stride=2, subclip_frames=2, grid=4),
 )
 
@@ -68,7 +63,14 @@ def test_the_next_epoch_has_another_order(dataset):
     loader = make_loader(dataset)
     first, second = list(loader), list(loader)
     assert [batch.keys for batch in first] != [batch.keys for batch in second]
-    assert loader.state_dict() == {"seed": 1, "epoch": 2, "position": 0, "num_samples": 7}
+    assert loader.state_dict() == {
+        "seed": 1,
+        "epoch": 2,
+        "position": 0,
+        "num_samples": 7,
+        "shuffle": "global",
+        "selection": 0,
+    }
 
 
 def test_two_workers_give_the_same_batches_as_none(dataset):
@@ -105,7 +107,7 @@ def test_a_run_resumes_after_any_batch_with_the_same_rest(dataset, workers):
 
 def test_a_state_of_another_seed_is_refused(dataset):
     with pytest.raises(ValueError, match="seed 2"):
-        make_loader(dataset).load_state_dict({"seed": 2, "epoch": 0, "position": 0})
+        make_loader(dataset).load_state_dict(make_loader(dataset, seed=2).state_dict())
 
 
 def test_appended_samples_come_with_the_next_epoch(dataset, dataset_root):
@@ -152,20 +154,27 @@ def test_views_are_the_same_with_workers(dataset):
     assert_same_batches(alone, together)
 
 
+def central_views(dataset):
+    """Motion and validity of each sample's central view."""
+    [batch] = view_batches(dataset, SPEC, batch_size=len(dataset), views=[View(0, 1, 0, 1)])
+    return list(zip(batch.motion, batch.valid, strict=True))
+
+
 def test_the_motion_of_a_query_to_itself_is_zero_and_valid(dataset):
-    clip = view_clip(dataset, 0, SPEC, view=View(0, 1, 0, 1))
+    clip = central_views(dataset)[0]
     # Queries are frames 0 and 2, which are the first of their sub-clips of 2.
-    assert not clip.motion[:, :, 0].any()
-    assert clip.valid[:, 0].all()
+    assert not clip[0][:, :, 0].any()
+    assert clip[1][:, 0].all()
 
 
 def test_motion_points_along_the_class(dataset):
     """Content moves 3 pixels a frame to its class's side; a clip's step is 4 frames."""
+    clips = central_views(dataset)
     for sample, label in enumerate(dataset.labels.tolist()):
         if dataset.sample(sample).num_frames < 20:
             continue
-        clip = view_clip(dataset, sample, SPEC, view=View(0, 1, 0, 1))
-        across = clip.motion[0, 0, 1][clip.valid[0, 1]]
+        motion, valid = (plane.numpy() for plane in clips[sample])
+        across = motion[0, 0, 1][valid[0, 1]]
         side = min(dataset.sample(sample).frame_size)
         expected = (-1 if label == 0 else 1) * 3 * 4 * 32 / side
         assert np.median(across) == pytest.approx(expected, rel=0.15)
@@ -180,9 +189,9 @@ def test_a_damaged_jpeg_is_an_error_that_names_shard_and_key(own_root):
         content[int(index.frames.offset[piece]) + 200] ^= 1
     path.write_bytes(content)
     dataset = ShardDataset(own_root, "train")
-    with pytest.raises(DamageError, match=rf"000001\.tar, sample {key}: frames"):
+    with pytest.raises(DamageError, match=rf"sample {key}: frames.*000001\.tar"):
         list(make_loader(dataset, batch_size=7))
-    with pytest.raises(DamageError, match=rf"000001\.tar.*{key}"):
+    with pytest.raises(DamageError, match=rf"{key}.*000001\.tar"):
         list(make_loader(dataset, batch_size=7, workers=1))
 
 
@@ -191,9 +200,7 @@ def test_a_damaged_jpeg_is_an_error_that_names_shard_and_key(own_root):
     [
         ({"num_frames": 0}, "at least 1"),
         ({"num_frames": 4, "stride": 0}, "at least 1"),
-        ({"num_frames": 4, "crop_scale": (0.5, 1.5)}, "crop_scale"),
-        ({"num_frames": 4, "crop_scale": (0.8, 0.5)}, "crop_scale"),
-        ({"num_frames": 4, "crop_ratio": (0.0, 1.0)}, "crop_ratio"),
+        ({"num_frames": 4, "sampling": "sparse"}, "sampling must be one of dense"),
         ({"num_frames": 4, "motion": MotionSpec(1, 3, 4)}, "do not divide"),
     ],
 )

@@ -1,0 +1,123 @@
+"""Whether a dataset is what a recipe was made for, and what to change where it is not."""
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from gopstream.jobs.console import say
+from gopstream.jobs.errors import UserError
+from gopstream.jobs.recipe import DataRecipe
+from gopstream.shards.dataset_files import DatasetFacts
+
+# What 'gopstream shard' extracts; any other plane is the user's own and is added later.
+_EXTRACTED: Final = ("frames", "motion", "residual")
+
+
+class _Misfit(NamedTuple):
+    """A setting that differs."""
+
+    what: str
+    option: str
+    """Of ``gopstream shard``, which would have made it fit."""
+
+
+def check_fit(facts: DatasetFacts, wanted: DataRecipe, *, url: str, force: bool = False) -> None:
+    """Refuse a dataset that a recipe was not made for.
+
+    Args:
+        facts: What the dataset says of itself.
+        wanted: The recipe's ``[data]``.
+        url: The dataset's folder or address.
+        force: Go on, with a warning on standard error.
+
+    Raises:
+        UserError: Naming every difference and the commands that would make the dataset fit.
+    """
+    misfits = _setting_misfits(facts, wanted)
+    missing = missing_planes(facts, wanted.planes or ())
+    if not misfits and not missing:
+        return
+    differences = [misfit.what for misfit in misfits]
+    differences += [f"the plane {plane} is missing" for plane in missing]
+    lines = [f"{url} does not fit the recipe:", *(f"- {what}" for what in differences)]
+    options = [misfit.option for misfit in misfits]
+    if force:
+        say("\n".join(["warning: " + lines[0], *lines[1:], "It is used all the same: --force"]))
+        return
+    lines.append("What would make it fit:")
+    lines += [f"- {command}" for command in _commands(facts, options, missing, url)]
+    lines.append("To use it as it is, give --force, or change [data] of the recipe.")
+    raise UserError("\n".join(lines))
+
+
+def check_planes(facts: DatasetFacts, needed: Sequence[str], *, url: str) -> None:
+    """Refuse a dataset that lacks planes without which a model cannot run.
+
+    Args:
+        facts: What the dataset says of itself.
+        needed: Names of the planes.
+        url: The dataset's folder or address.
+
+    Raises:
+        UserError: Naming the planes and the commands that would add them.
+    """
+    missing = missing_planes(facts, needed)
+    if missing:
+        plural = "s" * (len(missing) > 1)
+        commands = "; ".join(_commands(facts, [], missing, url))
+        raise UserError(f"{url} lacks the plane{plural} {', '.join(missing)}: {commands}")
+
+
+def missing_planes(facts: DatasetFacts, needed: Sequence[str]) -> list[str]:
+    """Return the planes that a dataset lacks, in the order asked; coverage comes with motion."""
+    names = ["motion" if plane == "coverage" else plane for plane in needed]
+    return [plane for plane in dict.fromkeys(names) if plane not in facts.planes]
+
+
+def _setting_misfits(facts: DatasetFacts, wanted: DataRecipe) -> list[_Misfit]:
+    held = facts.settings
+    found = []
+    if wanted.mode is not None and held.get("mode") != wanted.mode:
+        what = f"its mode is {held.get('mode')}, the recipe needs {wanted.mode}"
+        found.append(_Misfit(what, f"--mode {wanted.mode}"))
+    if wanted.short_side is not None and held.get("short_side") != wanted.short_side:
+        what = (
+            f"its frames have a short side of at most {held.get('short_side')} pixels, the recipe "
+            f"needs {wanted.short_side}"
+        )
+        found.append(_Misfit(what, f"--short-side {wanted.short_side}"))
+    rate = _stored_rate(held.get("frame_stride", 1), held.get("fps"))
+    if wanted.fps is not None and held.get("fps") != wanted.fps:
+        needed = _stored_rate(1, wanted.fps)
+        what = f"it stores {rate}, the recipe needs {needed}"
+        found.append(_Misfit(what, f"--fps {wanted.fps:g}"))
+    stride = wanted.frame_stride
+    if wanted.fps is None and stride is not None and rate != _stored_rate(stride, None):
+        what = f"it stores {rate}, the recipe needs {_stored_rate(stride, None)}"
+        found.append(_Misfit(what, f"--frame-stride {stride}"))
+    return found
+
+
+def _stored_rate(frame_stride: Any, fps: Any) -> str:  # noqa: ANN401 - as a JSON file has it
+    """Say which frames are stored."""
+    if fps is not None:
+        return f"{fps:g} frames per second"
+    return "every frame" if frame_stride == 1 else f"one frame in {frame_stride}"
+
+
+def _commands(
+    facts: DatasetFacts, options: Sequence[str], missing: Sequence[str], url: str
+) -> list[str]:
+    """Return the commands that make a dataset fit, in the order of their use."""
+    extracted = [plane for plane in missing if plane in _EXTRACTED]
+    place, commands = url, []
+    if options or [plane for plane in extracted if plane != "residual"]:
+        # What is written cannot be changed: another dataset takes its place.
+        place = "OTHER"
+        planes = [plane for plane in _EXTRACTED if plane in {*facts.planes, *missing}]
+        words = [*options, f"--planes {','.join(planes)}"] if extracted else list(options)
+        commands.append(f"gopstream shard VIDEOS --out {place} {' '.join(words)}")
+    elif extracted:
+        commands.append(f"gopstream planes add {place} residual --videos VIDEOS")
+    own = [plane for plane in missing if plane not in _EXTRACTED]
+    commands += [f"gopstream planes add {place} {plane} --from FOLDER" for plane in own]
+    return commands

@@ -1,1 +1,0 @@
-"""Parts that more than one model family uses; a part moves here on its second user."""

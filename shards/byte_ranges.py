@@ -1,0 +1,304 @@
+"""Bytes of a dataset's files, many spans at a time, from wherever the dataset lies.
+
+A reader is a plain value until it is used: it can be pickled, and a process that was forked opens
+files, threads and connections of its own. No client of object storage is imported here.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+from gopstream.pipeline.errors import StoreError
+from gopstream.shards.dataset_files import FileRecord
+from gopstream.shards.errors import DamageError
+from gopstream.shards.local_storage import check_name
+from gopstream.shards.open_files import OpenFile, OpenFiles, PerProcess
+from gopstream.shards.storage import Storage
+
+
+class Span(NamedTuple):
+    """Bytes of a file of the dataset."""
+
+    name: str
+    """Below the dataset's root, such as ``train/000000.tar``."""
+    offset: int
+    length: int
+    """May be 0: then nothing is read or asked, whatever the file."""
+
+
+@dataclass(slots=True)
+class ReadCounters:
+    """What this process has read so far."""
+
+    requests: int = 0
+    """Reads of a file, or requests to a server that were answered; tries that failed are apart."""
+    retries: int = 0
+    """Tries that failed and were made again by us."""
+    bytes_wanted: int = 0
+    """Sum of the lengths of the spans that were asked for."""
+    bytes_read: int = 0
+    """Bytes that came by those requests, gaps between spans included."""
+    bytes_cached: int = 0
+    """Of the bytes wanted, those read from the cache's files; not among ``bytes_read``."""
+    shards_downloaded: int = 0
+    """Whole files brought into the cache by this process."""
+    bytes_downloaded: int = 0
+    """Their bytes; neither in ``bytes_read`` nor in ``requests``."""
+    cached_files_dropped: int = 0
+    """Cached files that were found damaged."""
+    cache_is_full: int = 0
+    """1 once the disk took no more and the cache stopped to grow."""
+
+
+class Pending(Protocol):
+    """Spans that were asked for."""
+
+    def result(self) -> list[bytes | memoryview]:
+        """Return their bytes, in the order in which they were asked for; to be called once.
+
+        Raises:
+            FileNotFoundError: If a file is not there; names it.
+            DamageError: If a file ends before a span does; names both.
+            StoreError: If a file cannot be read, or a store refuses or does not answer in time.
+        """
+        ...
+
+
+class ByteRanges(Protocol):
+    """Reads spans of the files of a dataset. Travels to other processes, also by fork."""
+
+    @property
+    def counters(self) -> ReadCounters:
+        """What this process has read through this reader."""
+        ...
+
+    def start(self, spans: Sequence[Span]) -> Pending:
+        """Ask for spans, in any order; they may overlap, repeat and be empty.
+
+        From a store they are on their way at once; from a disk they are read when the result is
+        asked for. Errors come with the result. What is dropped without a result is harmless.
+        """
+        ...
+
+    def expect(self, names: Sequence[str]) -> None:
+        """Say which files will be read soon, in this order; returns at once.
+
+        Where whole files are fetched these are fetched now, in the background.
+        """
+        ...
+
+    def forget(self, name: str) -> bool:
+        """Drop the cached copy of a file whose bytes do not match their checksum.
+
+        Returns:
+            Whether there was one, so that reading again asks the store and may help.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the files and connections of this process; the next :meth:`start` opens new."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """A folder for whole files of remote datasets, shared by all processes of a machine."""
+
+    folder: Path
+    max_bytes: int
+    """Of all datasets in the folder together, with what is only half there."""
+    transient_bytes: int | None = None
+    """Of these, room for files that come and go when ``fetch`` is ``shards`` and not all files
+    fit: at least those of the shards that are read at the same time. None is a quarter."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: Naming the field.
+        """
+        if self.max_bytes <= 0:
+            raise ValueError(f"max_bytes must be positive, got {self.max_bytes}")
+        if self.transient_bytes is not None and not 0 <= self.transient_bytes <= self.max_bytes:
+            raise ValueError(
+                f"transient_bytes must be 0 to max_bytes ({self.max_bytes}), "
+                f"got {self.transient_bytes}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How bytes are read. Plain values; of no effect for a dataset on a local disk."""
+
+    merge_gap_bytes: int = 1 << 20
+    """Two spans of a file become one request if the gap between them has at most so many bytes.
+
+    What a request costs, in bytes: in one region about 1 MB, across regions about 20 kB.
+    """
+    in_flight: int = 16
+    """Requests at the same time, per process."""
+    cache: Cache | Literal["auto"] | None = "auto"
+    """``auto``: below ``~/.cache/gopstream``, up to half of the disk space that is free."""
+    planes: tuple[str, ...] = ("frames", "motion", "coverage")
+    """What will be read most: a cache keeps the files of these planes, others come by ranges."""
+    fetch: Literal["ranges", "shards"] = "ranges"
+    """``shards`` fetches whole files when they are first read and reads them locally: for an
+    order that visits shards in windows. ``ranges`` answers at once, and fills the cache with a
+    fixed subset of the files in the background."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: Naming the field.
+        """
+        if self.merge_gap_bytes < 0:
+            raise ValueError(f"merge_gap_bytes must not be negative, got {self.merge_gap_bytes}")
+        if self.in_flight < 1:
+            raise ValueError(f"in_flight must be at least 1, got {self.in_flight}")
+        if self.fetch not in ("ranges", "shards"):
+            raise ValueError(f"fetch must be 'ranges' or 'shards', got {self.fetch!r}")
+        if self.fetch == "shards" and self.cache is None:
+            raise ValueError("fetch='shards' needs a cache: leave it at 'auto', or name a Cache")
+
+
+def open_ranges(
+    storage: Storage,
+    *,
+    files: Mapping[str, FileRecord],
+    options: ReadOptions | None = None,
+) -> ByteRanges:
+    """Return the reader for a dataset; nothing is opened or asked yet.
+
+    Args:
+        storage: Of the dataset.
+        files: Size and sha256 of the files that may be read, by name below the root
+            (``train/000000.tar``): of these alone the cache holds copies. Name only those that
+            the planes and samples in use need, or room is kept for others. Unused for a local
+            folder.
+        options: How to read; None takes the defaults.
+
+    Raises:
+        StoreError: If the folder of a cache that was named cannot be used.
+    """
+    if storage.local_root is not None:
+        return LocalRanges(storage.local_root)
+    from gopstream.shards.remote_ranges import open_remote_ranges
+
+    return open_remote_ranges(storage, files=files, options=options or ReadOptions())
+
+
+class LocalRanges:
+    """Reads files in a folder with ``pread``."""
+
+    def __init__(self, root: Path) -> None:
+        """Name the folder; nothing is opened."""
+        self._root = root
+        self._files = OpenFiles()
+        self._counters: PerProcess[ReadCounters] = PerProcess()
+
+    @property
+    def counters(self) -> ReadCounters:
+        """What this process has read."""
+        return self._counters.get(ReadCounters)
+
+    def start(self, spans: Sequence[Span]) -> "_LocalPending":
+        """Remember the spans; they are read when the result is asked for."""
+        return _LocalPending(self, list(spans))
+
+    def expect(self, names: Sequence[str]) -> None:
+        """Do nothing: the files are here."""
+
+    def forget(self, name: str) -> bool:
+        """Tell that there is no copy of a file but itself."""
+        del name
+        return False
+
+    def close(self) -> None:
+        """Close the files."""
+        self._files.close()
+
+    def read(self, spans: Sequence[Span]) -> list[bytes | memoryview]:
+        """Read spans; see :meth:`Pending.result`."""
+        counters = self.counters
+        contents: list[bytes | memoryview] = []
+        for span in spans:
+            if span.length == 0:
+                contents.append(b"")
+                continue
+            content = read_span(self._files.get(span.name, self._open), span, where=str(self._root))
+            counters.requests += 1
+            counters.bytes_wanted += span.length
+            counters.bytes_read += span.length
+            contents.append(content)
+        return contents
+
+    def _open(self, name: str) -> int:
+        path = self._root / check_name(name)
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{path}: not there") from None
+        except OSError as error:
+            raise StoreError(error.errno, error.strerror, str(path)) from error
+
+
+class _LocalPending:
+    def __init__(self, ranges: LocalRanges, spans: Sequence[Span]) -> None:
+        self._ranges = ranges
+        self._spans = spans
+
+    def result(self) -> list[bytes | memoryview]:
+        """Read the spans."""
+        return self._ranges.read(self._spans)
+
+
+def read_span(file: OpenFile, span: Span, *, where: str) -> bytes:
+    """Read a span of an open file.
+
+    Args:
+        file: The file.
+        span: What to read.
+        where: The dataset's place, for messages.
+
+    Raises:
+        DamageError: If the file ends before the span does.
+        StoreError: If the disk cannot read it.
+    """
+    try:
+        content = os.pread(file.descriptor, span.length, span.offset)
+        while len(content) < span.length:
+            start = span.offset + len(content)
+            more = os.pread(file.descriptor, span.length - len(content), start)
+            if not more:
+                break
+            content += more
+        if len(content) < span.length:
+            check_end(span, num_bytes=os.fstat(file.descriptor).st_size, where=where)
+            raise StoreError(f"{where}/{span.name}: it changed while it was read")
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(error.errno, error.strerror, f"{where}/{span.name}") from error
+    return content
+
+
+def check_end(span: Span, *, num_bytes: int, where: str) -> None:
+    """Refuse a span that ends behind the end of its file.
+
+    Args:
+        span: The span.
+        num_bytes: Size of the file.
+        where: The dataset's place, for the message.
+
+    Raises:
+        DamageError: Naming file and span.
+    """
+    if span.offset + span.length > num_bytes:
+        raise DamageError(
+            f"{where}/{span.name}: the file ends at byte {num_bytes}, before bytes {span.offset} "
+            f"to {span.offset + span.length}, which its index names; it was cut, or it is "
+            "another file; run 'gopstream verify' to see all faults"
+        )

@@ -1,0 +1,116 @@
+"""A batch of clips."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gopstream.shards.loading.device_motion import MotionBatch, accumulated_motion
+
+
+class Skipped(NamedTuple):
+    """A clip that could not be read and was left out of its batch."""
+
+    key: str
+    """Empty where its shard's index is damaged: nothing else knows it."""
+    position: int
+    """In the epoch."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClipBatch:
+    """B clips."""
+
+    frames: Tensor
+    """(B, 3, T, H, W) uint8 RGB, channels last in memory."""
+    labels: Tensor
+    """(B,) int64."""
+    keys: list[str]
+    positions: Tensor
+    """(B,) int64: places in the epoch, or in the list of test views."""
+    is_repeat: Tensor
+    """(B,) bool: shown before in this epoch, here only to fill the last batch."""
+    motion: Tensor | None = None
+    """(B, Q, 2, J, h, w) float32 pixels, (dx, dy) from query frames to the frames of their
+    sub-clips; 0 where not valid."""
+    valid: Tensor | None = None
+    """(B, Q, J, h, w) bool."""
+    vectors: Tensor | None = None
+    """(B, 2, T, h, w) float32 pixels, (dx, dy) from each frame to its reference; 0 where the
+    codec predicted nothing."""
+    coverage: Tensor | None = None
+    """(B, T, h, w) bool: whether the codec predicted the block from another frame."""
+    residual: Tensor | None = None
+    """(B, 3, T, H, W) int16: Y, Cb, Cr of decoded minus predicted picture."""
+    windows: MotionBatch | None = None
+    """What :meth:`accumulated` makes ``motion`` and ``valid`` of, where the device makes them."""
+    skipped: tuple[Skipped, ...] = ()
+    """Clips of this batch that could not be read; the tensors do not have them."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "ClipBatch":
+        """Return a batch with each tensor changed."""
+        changed: dict[str, Any] = {
+            field.name: change(value)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **changed)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "ClipBatch":
+        """Return the batch on another device."""
+        moved = self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        if self.windows is None:
+            return moved
+        return replace(moved, windows=self.windows.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "ClipBatch":
+        """Return the batch in memory that a GPU copies from without waiting."""
+        pinned = self.map(lambda tensor: tensor.pin_memory())
+        if self.windows is None:
+            return pinned
+        return replace(pinned, windows=self.windows.pin_memory())
+
+    def accumulated(self, *, query_stride: int) -> "ClipBatch":
+        """Return the batch with its motion made on the device on which it is.
+
+        Args:
+            query_stride: Of the ``MotionSpec`` with which it was read.
+        """
+        if self.windows is None:
+            return self
+        motion, valid = accumulated_motion(self.windows, query_stride=query_stride)
+        return replace(self, motion=motion, valid=valid, windows=None)
+
+
+class BatchFacts(NamedTuple):
+    """What a batch is besides its arrays; plain values."""
+
+    keys: list[str]
+    labels: list[int]
+    positions: list[int]
+    is_repeat: list[bool]
+    skipped: tuple[Skipped, ...]
+    windows: MotionBatch | None
+
+
+def make_batch(facts: BatchFacts, tensors: Mapping[str, Tensor]) -> ClipBatch:
+    """Put a batch together.
+
+    Args:
+        facts: Of its B clips.
+        tensors: ``frames`` (B, T, H, W, 3), and the other planes as :class:`ClipBatch` has them.
+    """
+    planes = {name: tensor for name, tensor in tensors.items() if name != "frames"}
+    return ClipBatch(
+        frames=tensors["frames"].permute(0, 4, 1, 2, 3),
+        labels=torch.tensor(facts.labels, dtype=torch.int64),
+        keys=facts.keys,
+        positions=torch.tensor(facts.positions, dtype=torch.int64),
+        is_repeat=torch.tensor(facts.is_repeat, dtype=torch.bool),
+        skipped=facts.skipped,
+        windows=facts.windows,
+        **planes,
+    )

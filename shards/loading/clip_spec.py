@@ -1,0 +1,107 @@
+"""What a clip is: plain numbers, from a recipe or a model's contract."""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, get_args
+
+from gopstream.shards.loading.sampling import (
+    OVERRUNS,
+    SAMPLINGS,
+    VIEW_RULES,
+    Overrun,
+    Sampling,
+    ViewRule,
+)
+from gopstream.shards.loading.transform_spec import TransformSpec
+
+MotionPlace = Literal["worker", "device"]
+
+
+@dataclass(frozen=True, slots=True)
+class MotionSpec:
+    """Which accumulated motion a model asks for."""
+
+    query_stride: int
+    """Every n-th frame of the clip is a query: it asks where its content lies in other frames."""
+    subclip_frames: int
+    """Frames of a sub-clip; a query is answered for all frames of its own sub-clip."""
+    grid: int
+    """Cells on a side of the motion field that is handed over."""
+    on: MotionPlace = "worker"
+    """Who follows the blocks through the frames: the ``worker`` that reads the clip, or the
+    ``device`` (``ClipBatch.accumulated``), to which the codec's vectors are then sent: fewer
+    bytes for dense clips, more for segments of long videos. Both give the same."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ValueError: Naming the field.
+        """
+        if self.on not in get_args(MotionPlace):
+            raise ValueError(f"motion is made on worker or device, got {self.on!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class VectorSpec:
+    """The codec's own motion vectors of each frame of the clip."""
+
+    grid: int
+    """Cells on a side of the field that is handed over."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipSpec:
+    """What a clip holds and how it is made."""
+
+    num_frames: int
+    stride: int = 1
+    """Between frames of a dense clip, in stored frames."""
+    sampling: Sampling = "dense"
+    overrun: Overrun = "last"
+    """What a dense clip takes that is longer than its video."""
+    view_rule: ViewRule = "centred"
+    """Where several test clips begin."""
+    transform: TransformSpec = field(default_factory=TransformSpec)
+    motion: MotionSpec | None = None
+    vectors: VectorSpec | None = None
+    residual: bool = False
+    """Whether the clip has the residual of its frames."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ValueError: Naming the field.
+        """
+        if self.num_frames < 1 or self.stride < 1:
+            raise ValueError(
+                f"num_frames and stride must be at least 1, got {self.num_frames}, {self.stride}"
+            )
+        for name, names in (
+            ("sampling", SAMPLINGS),
+            ("overrun", OVERRUNS),
+            ("view_rule", VIEW_RULES),
+        ):
+            if getattr(self, name) not in names:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(names)}, got {getattr(self, name)!r}"
+                )
+        if self.motion is not None and self.overrun != "last":
+            raise ValueError(
+                f"motion is accumulated along frames that do not fall back: overrun must be last, "
+                f"got {self.overrun!r}"
+            )
+        if self.motion is not None and self.num_frames % self.motion.subclip_frames != 0:
+            raise ValueError(
+                f"{self.num_frames} frames do not divide into sub-clips of "
+                f"{self.motion.subclip_frames}"
+            )
+
+
+class View(NamedTuple):
+    """One of several evenly spread test views of a video."""
+
+    clip: int
+    num_clips: int
+    crop: int
+    num_crops: int

@@ -1,0 +1,241 @@
+"""Clips as a dataset of torch: what a worker process does to make a batch."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset, get_worker_info
+
+from gopstream.shards.errors import DamageError, FormatError, ShardError
+from gopstream.shards.loading.batch import BatchFacts, ClipBatch, Skipped, make_batch
+from gopstream.shards.loading.clip_reader import (
+    StartedClip,
+    UnreadableClip,
+    clip_arrays,
+    start_training_clip,
+    start_view,
+)
+from gopstream.shards.loading.clip_spec import ClipSpec, View
+from gopstream.shards.loading.device_motion import ClipMotion, collate_motion
+from gopstream.shards.loading.places import BatchPlaces, Place
+from gopstream.shards.loading.slots import Filled, SharedSlots
+from gopstream.shards.mixed_dataset import MixedDataset
+from gopstream.shards.reader import ShardDataset
+
+Clip = StartedClip | UnreadableClip
+OnError = Literal["raise", "skip"]
+_DAMAGE: Final = (DamageError, FormatError)
+ON_ERROR: Final[tuple[OnError, ...]] = get_args(OnError)
+
+
+class ClipDataset(Dataset[ClipBatch | Filled]):
+    """Training clips; an item is a whole batch, by its places.
+
+    Give it to a ``DataLoader`` with a sampler of places (``EpochBatches``) and
+    ``batch_size=None``.
+    """
+
+    def __init__(
+        self,
+        dataset: ShardDataset | MixedDataset,
+        spec: ClipSpec,
+        *,
+        seed: int,
+        on_error: OnError = "raise",
+    ) -> None:
+        """Prepare to read.
+
+        Args:
+            dataset: The split.
+            spec: What a clip is.
+            seed: Of the run.
+            on_error: ``skip`` leaves out clips whose bytes are damaged or missing.
+        """
+        self._dataset, self._spec, self._seed = dataset, spec, seed
+        self._reader = _BatchReader(
+            spec, where=f"{dataset.root}/{dataset.split}", on_error=on_error
+        )
+        self._started: dict[Place, Clip] = {}
+        self._process = os.getpid()
+
+    def __len__(self) -> int:
+        """Return the number of samples; items are batches."""
+        return len(self._dataset)
+
+    def __getitem__(self, batch: BatchPlaces) -> ClipBatch | Filled:
+        """Read a batch.
+
+        Raises:
+            ShardError: If a clip cannot be read; names shard and key.
+        """
+        if self._process != os.getpid():
+            # A worker was forked: it would wait for ever for what its parent asked for.
+            self._started, self._process = {}, os.getpid()
+        started = [
+            self._started.pop(place) if place in self._started else self._start(place)
+            for place in batch.places
+        ]
+        # The next batch is on its way while this one is decoded. What was expected and did not
+        # come, since another batch was asked for, is dropped.
+        self._started = {}
+        if self._dataset.is_remote:
+            self._started = {place: self._start(place) for place in batch.ahead}
+        return self._reader.read(started, [place.is_repeat for place in batch.places])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave behind what is on its way to this process."""
+        return self.__dict__ | {"_started": {}}
+
+    def use(self, slots: SharedSlots | None) -> None:
+        """Let workers fill shared slots; to be said before they are started."""
+        self._reader.use(slots)
+
+    def _start(self, place: Place) -> Clip:
+        def start() -> StartedClip:
+            return start_training_clip(
+                self._dataset,
+                place.sample,
+                self._spec,
+                seed=self._seed,
+                epoch=place.epoch,
+                position=place.position,
+            )
+
+        return _start(start, self._dataset, place.sample, position=place.position)
+
+
+class ViewDataset(Dataset[ClipBatch | Filled]):
+    """Test views; an item is a batch, by the numbers of its views."""
+
+    def __init__(
+        self,
+        dataset: ShardDataset | MixedDataset,
+        spec: ClipSpec,
+        views: Sequence[View],
+        *,
+        on_error: OnError = "raise",
+    ) -> None:
+        """Prepare to read the views of each sample, which follow each other."""
+        self._dataset, self._spec, self._views = dataset, spec, views
+        self._reader = _BatchReader(
+            spec, where=f"{dataset.root}/{dataset.split}", on_error=on_error
+        )
+
+    def __len__(self) -> int:
+        """Return the number of views of all samples."""
+        return len(self._dataset) * len(self._views)
+
+    def __getitem__(self, numbers: Sequence[int]) -> ClipBatch | Filled:
+        """Read a batch.
+
+        Raises:
+            ShardError: If a clip cannot be read; names shard and key.
+        """
+        started = [self._start(number) for number in numbers]
+        return self._reader.read(started, [False] * len(started))
+
+    def use(self, slots: SharedSlots | None) -> None:
+        """Let workers fill shared slots; to be said before they are started."""
+        self._reader.use(slots)
+
+    def _start(self, number: int) -> Clip:
+        sample, view = divmod(number, len(self._views))
+
+        def start() -> StartedClip:
+            return start_view(
+                self._dataset, sample, self._spec, view=self._views[view], position=number
+            )
+
+        return _start(start, self._dataset, sample, position=number)
+
+
+def _start(
+    start: Callable[[], StartedClip],
+    dataset: ShardDataset | MixedDataset,
+    sample: int,
+    *,
+    position: int,
+) -> Clip:
+    """Ask for a clip; one with a damaged index must not end the batch that it is ahead of."""
+    try:
+        return start()
+    except _DAMAGE as error:
+        try:
+            key = dataset.key(sample)
+        except _DAMAGE:
+            key = ""
+        return UnreadableClip(error, key=key, position=position)
+
+
+class _BatchReader:
+    """Decodes started clips into arrays: in a worker into its shared slots, if there are any."""
+
+    def __init__(self, spec: ClipSpec, *, where: str, on_error: OnError) -> None:
+        if on_error not in ON_ERROR:
+            raise ValueError(f"on_error must be one of {', '.join(ON_ERROR)}, got {on_error!r}")
+        self._arrays = clip_arrays(spec)
+        self._where = where
+        self._on_error = on_error
+        self._slots: SharedSlots | None = None
+        self._num_filled = 0
+
+    def use(self, slots: SharedSlots | None) -> None:
+        """Let workers fill shared slots; to be said before they are started."""
+        self._slots, self._num_filled = slots, 0
+
+    def read(self, started: Sequence[Clip], is_repeat: Sequence[bool]) -> ClipBatch | Filled:
+        """Decode a batch; in a worker with slots, hand over where it is."""
+        worker = get_worker_info()
+        if self._slots is not None and worker is not None:
+            slot, arrays = self._slots.arrays(worker.id, self._num_filled)
+            self._num_filled += 1
+            return Filled(worker.id, slot, self._fill(arrays, started, is_repeat))
+        arrays = {
+            name: np.empty((len(started), *shape), dtype)
+            for name, (shape, dtype) in self._arrays.items()
+        }
+        facts = self._fill(arrays, started, is_repeat)
+        count = len(facts.keys)
+        return make_batch(
+            facts, {name: torch.from_numpy(array[:count]) for name, array in arrays.items()}
+        )
+
+    def _fill(
+        self,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        started: Sequence[Clip],
+        is_repeat: Sequence[bool],
+    ) -> BatchFacts:
+        """Decode clips into the first rows of arrays.
+
+        Raises:
+            ShardError: If a clip cannot be read, or all of them were left out.
+        """
+        facts = BatchFacts([], [], [], [], (), None)
+        skipped: list[Skipped] = []
+        motions: list[ClipMotion] = []
+        for clip, was_shown in zip(started, is_repeat, strict=True):
+            row = len(facts.keys)
+            try:
+                motion = clip.read_into({name: array[row] for name, array in arrays.items()})
+            except _DAMAGE as error:
+                if self._on_error == "raise":
+                    raise
+                skipped.append(Skipped(clip.key, clip.position, str(error)))
+                continue
+            if motion is not None:
+                motions.append(motion)
+            facts.keys.append(clip.key)
+            facts.labels.append(clip.label)
+            facts.positions.append(clip.position)
+            facts.is_repeat.append(was_shown)
+        if not facts.keys:
+            raise ShardError(
+                f"{self._where}: no clip of a batch of {len(started)} can be read; the first: "
+                f"{skipped[0].message}"
+            )
+        windows = collate_motion(motions) if motions else None
+        return facts._replace(skipped=tuple(skipped), windows=windows)

@@ -1,0 +1,234 @@
+"""Which process reads what, when: the batches of an epoch as a stream of places.
+
+A place is a position of an epoch with the sample that stands there. Everything random about it
+is a function of (seed, epoch, position), so that it does not matter who reads it. Positions count
+over all ranks: rank r takes the r-th part of each step's positions.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from gopstream.shards.loading.epoch_orders import EpochOrders
+
+LastBatch = Literal["drop", "fill"]
+LAST_BATCHES: Final[tuple[LastBatch, ...]] = get_args(LastBatch)
+
+
+class Place(NamedTuple):
+    """One clip to be read."""
+
+    epoch: int
+    position: int
+    sample: int
+    is_repeat: bool = False
+    """Whether it was shown before in this epoch and only fills the last batch."""
+
+
+class BatchPlaces(NamedTuple):
+    """The clips of one batch."""
+
+    places: tuple[Place, ...]
+    ahead: tuple[Place, ...] = ()
+    """Of the batch that the same worker is asked for next: its bytes may be fetched already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which part of each step a process takes."""
+
+    batch_size: int
+    """Clips of one rank's batch."""
+    rank: int = 0
+    world_size: int = 1
+    last: LastBatch = "drop"
+    """What becomes of positions that do not fill a step of all ranks: ``drop`` leaves them out of
+    the epoch, ``fill`` completes the step with the epoch's first positions, marked as repeated."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank must be in 0 .. {self.world_size - 1}, got {self.rank}")
+        if self.last not in LAST_BATCHES:
+            raise ValueError(f"last must be one of {', '.join(LAST_BATCHES)}, got {self.last!r}")
+
+    @property
+    def step_size(self) -> int:
+        """Positions that all ranks take together."""
+        return self.batch_size * self.world_size
+
+    def num_batches(self, num_positions: int) -> int:
+        """Return the batches that a number of positions makes, the same on each rank."""
+        if self.last == "drop":
+            return num_positions // self.step_size
+        return -(-num_positions // self.step_size)
+
+
+def epoch_batches(
+    order: npt.NDArray[np.integer], share: Share, *, epoch: int, first: int
+) -> Iterator[tuple[Place, ...]]:
+    """Yield a rank's batches of the rest of an epoch.
+
+    Args:
+        order: (N,) the sample at each position.
+        share: Of the process.
+        epoch: Its number, counted from 0.
+        first: Position of the next step; any, whatever other ranks and batches it was made with.
+    """
+    for number in range(share.num_batches(len(order) - first)):
+        begin = first + number * share.step_size + share.rank * share.batch_size
+        places = []
+        for position in range(begin, begin + share.batch_size):
+            # Fewer samples than a step are gone round several times.
+            wrapped = position % len(order)
+            is_repeat = position >= len(order)
+            places.append(Place(epoch, wrapped, int(order[wrapped]), is_repeat))
+        yield tuple(places)
+
+
+class EpochBatches:
+    """A sampler for torch's ``DataLoader`` and torchdata's ``StatefulDataLoader``.
+
+    Iterating yields the rest of the present epoch and then steps to the next. The order of an
+    epoch is asked for when it begins.
+    """
+
+    def __init__(
+        self,
+        orders: EpochOrders,
+        share: Share,
+        *,
+        num_workers: int = 1,
+    ) -> None:
+        """Begin with epoch 0.
+
+        Args:
+            orders: Of the run.
+            share: Of the process.
+            num_workers: Processes that take batches in turn.
+        """
+        self._orders = orders
+        self._num_samples = orders.num_samples
+        self._share = share
+        self._num_workers = max(1, num_workers)
+        self._epoch = self._position = 0
+
+    def __len__(self) -> int:
+        """Return the batches of the whole present epoch."""
+        return self._share.num_batches(self._num_samples)
+
+    def __iter__(self) -> "_Batches":
+        """Begin at the present position."""
+        return _Batches(self)
+
+    def num_left(self) -> int:
+        """Return the batches that are left of the present epoch."""
+        # The step that was filled up may have ended behind the last sample.
+        return max(0, self._share.num_batches(self._num_samples - self._position))
+
+    def endless(self) -> Iterator[tuple[Place, ...]]:
+        """Yield the rest of the present epoch and then one epoch after the other.
+
+        Nothing of the state changes.
+        """
+        epoch, first, num_samples = self._epoch, self._position, self._num_samples
+        while True:
+            order = self._orders.order(epoch, num_samples)
+            batches = epoch_batches(order, self._share, epoch=epoch, first=first)
+            for number, batch in enumerate(batches):
+                step_size = self._share.step_size
+                self._orders.announce(order, first + number * step_size, step_size)
+                yield batch
+            epoch, first, num_samples = epoch + 1, 0, self._orders.num_samples
+
+    def rest(self) -> Iterator[BatchPlaces]:
+        """Yield the rest of the present epoch; nothing of the state changes."""
+        order = self._orders.order(self._epoch, self._num_samples)
+        batches = epoch_batches(order, self._share, epoch=self._epoch, first=self._position)
+        return with_ahead(batches, self._num_workers)
+
+    def advance(self) -> None:
+        """Step over a batch."""
+        self._position += self._share.step_size
+
+    def next_epoch(self) -> None:
+        """Begin the next epoch, over all samples that the dataset has now."""
+        self._epoch, self._position = self._epoch + 1, 0
+        self._num_samples = self._orders.num_samples
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return seed, epoch and the position of the next batch, and what makes the order."""
+        return {
+            "seed": self._orders.seed,
+            "epoch": self._epoch,
+            "position": self._position,
+            "num_samples": self._num_samples,
+        } | self._orders.facts(self._num_samples)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where a state was taken, with any number of ranks, workers and clips a batch.
+
+        Samples that were appended to the dataset since come with the next epoch: the present one
+        goes on over those that it began with, which are the first ones.
+
+        Raises:
+            ValueError: If the state is of a run with another seed or order, or of a dataset with
+                more samples.
+        """
+        num_samples = int(state["num_samples"])
+        if num_samples > self._orders.num_samples:
+            raise ValueError(
+                f"the state is of an epoch over {num_samples} samples, the dataset has "
+                f"{self._orders.num_samples} now: some were removed, so that the epoch cannot be "
+                "continued; begin the next one"
+            )
+        self._orders.check(state, num_samples)
+        self._epoch, self._position = state["epoch"], state["position"]
+        self._num_samples = num_samples
+
+
+class _Batches:
+    """One pass of :class:`EpochBatches`; its state is that after the last batch it gave."""
+
+    def __init__(self, sampler: EpochBatches) -> None:
+        self._sampler = sampler
+        self._rest = sampler.rest()
+        self._is_over = False
+
+    def __iter__(self) -> "_Batches":
+        return self
+
+    def __next__(self) -> BatchPlaces:
+        batch = next(self._rest, None)
+        if batch is not None:
+            self._sampler.advance()
+            return batch
+        # A DataLoader with workers asks again for each batch that they have under way.
+        if not self._is_over:
+            self._is_over = True
+            self._sampler.next_epoch()
+        raise StopIteration
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._sampler.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._sampler.load_state_dict(state)
+        self._rest = self._sampler.rest()
+        self._is_over = False
+
+
+def with_ahead(batches: Iterator[tuple[Place, ...]], num_workers: int) -> Iterator[BatchPlaces]:
+    """Tell each batch which one its worker reads next: workers take batches in turn."""
+    waiting: list[tuple[Place, ...]] = []
+    for batch in batches:
+        waiting.append(batch)
+        if len(waiting) > num_workers:
+            yield BatchPlaces(waiting.pop(0), batch)
+    for batch in waiting:
+        yield BatchPlaces(batch)
