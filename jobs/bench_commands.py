@@ -1,6 +1,7 @@
 """``gopstream bench``: measures against the limit and against peers, in one run."""
 
 from pathlib import Path
+from typing import Literal
 
 from cyclopts import App
 
@@ -46,6 +47,7 @@ def load(
     videos: Path | None = None,
     work: Path = Path("bench-load"),
     peers: bool = False,
+    crop: Literal["area", "random"] = "area",
     quick: bool = False,
     rounds: int | None = None,
     json_file: JsonFile = None,
@@ -66,6 +68,9 @@ def load(
     peers
         Make an environment below the work folder and measure decord, torchcodec, cv2 and
         MosaicML streaming too; some minutes and several gigabytes the first time.
+    crop
+        Of the clips: area is RandomResizedCrop (8 to 100 % of the frame, then a resize), random
+        a crop of 224x224 out of frames whose short side is 256.
     quick
         Only a few clips: shows that everything runs, measures nothing.
     rounds
@@ -79,7 +84,7 @@ def load(
         raise UserError(f"{videos}: no such folder")
     work = work.absolute()
     places = BenchPlaces(videos, work, work / "peers" if peers else None)
-    summary = bench_load(places, is_quick=quick, rounds=rounds, on_step=say)
+    summary = bench_load(places, crop=crop, is_quick=quick, rounds=rounds, on_step=say)
     if json_file != "-":
         print(summary.text)
     report(summary.content, json_file)

@@ -100,7 +100,7 @@ def check_labels(dataset: ShardDataset) -> None:
 def run_network(network: nn.Module, batch: ClipBatch, contract: InputContract) -> Tensor:
     """Normalise a batch on the network's device and return its logits, (B, classes)."""
     device = next(network.parameters()).device
-    batch = batch.to(device, non_blocking=True)
+    batch = batch.to(device, non_blocking=True).decoded(device)
     if contract.query_stride is not None:
         batch = batch.accumulated(query_stride=contract.query_stride)
     frames = normalise(batch.frames, mean=contract.mean, std=contract.std)

@@ -43,6 +43,8 @@ class ClipRecipe:
     """Where several test clips begin."""
     motion_on: str = "worker"
     """Where motion is accumulated: in the ``worker`` that reads, or on the ``device``."""
+    frames_on: str = "worker"
+    """Where frames are decoded, likewise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from gopstream.jobs.bench.load_material import (
     SPLIT,
     STRIDE,
     BenchSize,
+    CropKind,
     CutClips,
     Material,
     make_materials,
@@ -59,8 +60,8 @@ _NOTES: Final = (
     "decoders: one FFmpeg thread, files opened anew for each clip; torchcodec in both seek modes, "
     "with the FFmpeg of PyAV's wheel",
     "the ceiling: simplejpeg and the same resize from memory, buffers reused, nothing else",
-    "the S3 server is a small one of our own that sends files from the kernel (moto's is too slow "
-    "to be measured against); it shares the cores with the loader; 'GET loop' is what the same "
+    "the S3 server is a small one of our own that sends files from the kernel ; it "
+    "shares the cores with the loader; 'GET loop' is what the same "
     "client gets of it without a loader",
     "throttled: the server answers so many requests a second, evenly spaced",
 )
@@ -79,12 +80,19 @@ class BenchPlaces:
 
 
 def bench_load(
-    places: BenchPlaces, *, is_quick: bool, rounds: int | None, on_step: Callable[[str], None]
+    places: BenchPlaces,
+    *,
+    crop: CropKind,
+    is_quick: bool,
+    rounds: int | None,
+    on_step: Callable[[str], None],
 ) -> Summary:
     """Make what is missing, and measure.
 
     Args:
         places: Where things are.
+        crop: What is cut out of a clip's frames: ``area`` is RandomResizedCrop, ``random`` a crop
+            of the clip's size out of stored frames, without a resize.
         is_quick: Only show that all of it runs: a few clips, one round.
         rounds: How often each contestant has its turn; None is the default of the size.
         on_step: Called with what is being done.
@@ -94,13 +102,15 @@ def bench_load(
     """
     size = QUICK if is_quick else FULL
     found = environments(places.peers, on_step=on_step)
-    materials, cut = make_materials(places.sources, places.work, size=size, on_step=on_step)
+    materials, cut = make_materials(
+        places.sources, places.work, size=size, crop=crop, on_step=on_step
+    )
     first = materials[0]
     assert first.dataset is not None
     num_rounds = rounds or size.rounds
     on_step("starting the contestants")
     with loopback_server(first.dataset.parent) as server:
-        jobs = _our_jobs(materials, size, server) | _peer_jobs(materials, cut, found)
+        jobs = _our_jobs(materials, size, crop, server) | _peer_jobs(materials, cut, found)
         with contestants(jobs) as running:
             turns = _turns(running, first.kind.name, size)
             answers = take_turns(
@@ -114,7 +124,7 @@ def bench_load(
                 "quick": is_quick,
                 "source": "generated" if places.sources is None else "videos",
                 "rounds": num_rounds,
-                "clip": _clip_content(size),
+                "clip": _clip_content(size, crop),
                 "hardware": {
                     "processor": _processor(),
                     "cores": multiprocessing.cpu_count(),
@@ -133,11 +143,16 @@ def bench_load(
 
 
 def _our_jobs(
-    materials: list[Material], size: BenchSize, server: LoopbackServer
+    materials: list[Material], size: BenchSize, crop: CropKind, server: LoopbackServer
 ) -> dict[str, tuple[tuple[str, ...], Mapping[str, Any]]]:
     first = materials[0]
     assert first.dataset is not None
-    shared = {"batch_size": size.batch_size, "first": first.kind.name, "clips": first.clips}
+    shared = {
+        "batch_size": size.batch_size,
+        "first": first.kind.name,
+        "clips": first.clips,
+        "crop": crop,
+    }
     datasets = {m.kind.name: str(m.dataset) for m in materials if m.dataset is not None}
     return {
         "ours": (_OURS, {**shared, "contestant": "disk", "datasets": datasets}),
@@ -224,7 +239,8 @@ def _ask_store(
     per_clip = costs["model_requests"] / costs["clips"]
     allowed = median_rate(answers[run]) * _THROTTLED_SHARE
     server.throttle(allowed * per_clip)
-    answer = store.ask(run, first=0, count=size.clips_of_ours)
+    # Batches of several workers come together: a long measure hardly sees where it began.
+    answer = store.ask(run, first=0, count=4 * size.clips_of_ours)
     server.throttle(None)
     if answer is None:
         return costs, {}
@@ -289,13 +305,13 @@ def _peer_versions(running: Mapping[str, Contestant]) -> dict[str, str]:
     return found
 
 
-def _clip_content(size: BenchSize) -> dict[str, Any]:
+def _clip_content(size: BenchSize, crop: CropKind) -> dict[str, Any]:
     return {
         "frames": NUM_FRAMES,
         "stride": STRIDE,
         "size": SIZE,
-        "crop_scale": CROP_SCALE,
-        "crop_ratio": CROP_RATIO,
+        "crop": crop,
+        **({"crop_scale": CROP_SCALE, "crop_ratio": CROP_RATIO} if crop == "area" else {}),
         "flip": FLIP,
         "batch_size": size.batch_size,
     }

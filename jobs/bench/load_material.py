@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -32,6 +32,8 @@ SIZE: Final = 224
 CROP_SCALE: Final = (0.08, 1.0)
 CROP_RATIO: Final = (3 / 4, 4 / 3)
 FLIP: Final = 0.5
+SHORT_SIDE: Final = 256
+"""Of the shards' frames."""
 SPLIT: Final = "train"
 SMALL: Final = "340x256"
 SMALL_GOP: Final = "340x256, GOP 12"
@@ -42,6 +44,9 @@ _CLIPS_PER_TAR: Final = 48
 _NUM_MASTERS: Final = 4
 _VERSION: Final = 1
 """Of the rules below: other rules make other folders."""
+
+
+CropKind = Literal["area", "random"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +137,12 @@ class CutClips:
 
 
 def make_materials(
-    sources: Path | None, work: Path, *, size: BenchSize, on_step: Callable[[str], None]
+    sources: Path | None,
+    work: Path,
+    *,
+    size: BenchSize,
+    crop: CropKind,
+    on_step: Callable[[str], None],
 ) -> tuple[list[Material], CutClips]:
     """Make or find everything.
 
@@ -140,6 +150,7 @@ def make_materials(
         sources: Folder of videos to make others from; None generates textures that move.
         work: Folder to keep it in.
         size: How much.
+        crop: What is cut out of a clip's frames.
         on_step: Called with what is being made.
 
     Returns:
@@ -153,23 +164,42 @@ def make_materials(
         videos = _make_videos(kind, originals, folder / "videos", size=size, on_step=on_step)
         dataset = _make_shards(videos, folder, kind, on_step) if kind.has_shards else None
         num_bytes = sum(video.stat().st_size for video in videos)
-        clips = draw_clips(size.clips, num_videos=len(videos), num_frames=size.num_frames)
+        clips = draw_clips(
+            size.clips,
+            num_videos=len(videos),
+            num_frames=size.num_frames,
+            crop=crop,
+            aspect=kind.width / kind.height,
+        )
         materials.append(Material(kind, tuple(videos), dataset, clips, num_bytes))
     first = materials[0]
     assert first.dataset is not None
     return materials, _cut_clips(first.dataset, first.clips, home / "cut")
 
 
-def draw_clips(count: int, *, num_videos: int, num_frames: int) -> tuple[Clip, ...]:
-    """Draw starts, RandomResizedCrop and flips, the same ones each time."""
+def draw_clips(
+    count: int, *, num_videos: int, num_frames: int, crop: CropKind, aspect: float
+) -> tuple[Clip, ...]:
+    """Draw starts, crops and flips, the same ones each time.
+
+    Args:
+        count: How many.
+        num_videos: They are taken in turn.
+        num_frames: Of each.
+        crop: ``area`` is RandomResizedCrop; ``random`` a crop of the clip's size out of frames
+            whose short side is that of the shards.
+        aspect: Width over height of the videos.
+    """
     rng = np.random.default_rng(_SEED)
     clips = []
     for number in range(count):
         area = rng.uniform(*CROP_SCALE)
-        aspect = np.exp(rng.uniform(*np.log(CROP_RATIO)))
-        # In shares of a 4:3 frame, the shape of the stored ones.
-        width = float(min(1.0, np.sqrt(area * aspect * 3 / 4)))
-        height = float(min(1.0, np.sqrt(area / aspect * 4 / 3)))
+        shape = np.exp(rng.uniform(*np.log(CROP_RATIO)))
+        # In shares of the frame.
+        width = float(min(1.0, np.sqrt(area * shape / aspect)))
+        height = float(min(1.0, np.sqrt(area / shape * aspect)))
+        if crop == "random":
+            width, height = SIZE / (SHORT_SIDE * aspect), SIZE / SHORT_SIDE
         clips.append(
             Clip(
                 video=number % num_videos,

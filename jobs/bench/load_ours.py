@@ -25,6 +25,7 @@ from gopstream.jobs.bench.load_material import (
     SIZE,
     SPLIT,
     STRIDE,
+    CropKind,
 )
 from gopstream.jobs.bench.load_peer import Clip, ClipMaker, Reply, Runner, serve, timed
 from gopstream.jobs.bench.load_server import BUCKET
@@ -55,10 +56,17 @@ def open_dataset(place: str, *, endpoint: str | None = None) -> ShardDataset:
 
 
 def open_loader(
-    dataset: ShardDataset, *, batch_size: int, workers: int, with_motion: bool = False
+    dataset: ShardDataset,
+    *,
+    batch_size: int,
+    workers: int,
+    crop: CropKind,
+    with_motion: bool = False,
 ) -> StreamingLoader:
     """Return the loader as training makes it."""
-    transform = TransformSpec(size=SIZE, crop_scale=CROP_SCALE, crop_ratio=CROP_RATIO, flip=FLIP)
+    transform = TransformSpec(
+        size=SIZE, crop=crop, crop_scale=CROP_SCALE, crop_ratio=CROP_RATIO, flip=FLIP
+    )
     spec = ClipSpec(
         NUM_FRAMES, stride=STRIDE, transform=transform, motion=_MOTION if with_motion else None
     )
@@ -173,19 +181,27 @@ def _disk_runners(job: dict[str, Any]) -> dict[str, Runner]:
     first = job["datasets"][job["first"]]
     for workers in (WORKERS, 0):
         runners[f"disk, {workers} workers|{job['first']}"] = _loading(
-            open_dataset(first), size, workers=workers
+            open_dataset(first), size, workers=workers, crop=job["crop"]
         )
     for material, folder in job["datasets"].items():
         if material != job["first"]:
-            runners[f"disk, 0 workers|{material}"] = _loading(open_dataset(folder), size, workers=0)
+            runners[f"disk, 0 workers|{material}"] = _loading(
+                open_dataset(folder), size, workers=0, crop=job["crop"]
+            )
         runners[f"ceiling|{material}"] = _ceiling(open_dataset(folder), job)
-    with_motion = open_loader(open_dataset(first), batch_size=size, workers=0, with_motion=True)
+    with_motion = open_loader(
+        open_dataset(first), batch_size=size, workers=0, crop=job["crop"], with_motion=True
+    )
     runners[f"disk, 0 workers, motion|{job['first']}"] = EndlessClips(
         with_motion, batch_size=size, workers=0
     ).run
     for name, wants_motion in (("stages", False), ("stages, motion", True)):
         loader = open_loader(
-            open_dataset(first), batch_size=size, workers=0, with_motion=wants_motion
+            open_dataset(first),
+            batch_size=size,
+            workers=0,
+            crop=job["crop"],
+            with_motion=wants_motion,
         )
         runners[f"{name}|{job['first']}"] = _stages(loader)
     return runners
@@ -199,8 +215,8 @@ def _stages(loader: StreamingLoader) -> Runner:
     return run
 
 
-def _loading(dataset: ShardDataset, batch_size: int, *, workers: int) -> Runner:
-    loader = open_loader(dataset, batch_size=batch_size, workers=workers)
+def _loading(dataset: ShardDataset, batch_size: int, *, workers: int, crop: CropKind) -> Runner:
+    loader = open_loader(dataset, batch_size=batch_size, workers=workers, crop=crop)
     return EndlessClips(loader, batch_size=batch_size, workers=workers).run
 
 
@@ -237,12 +253,14 @@ def _store_runners(job: dict[str, Any]) -> dict[str, Runner]:
         return open_dataset(place, endpoint=endpoint)
 
     runners: dict[str, Runner] = {
-        f"S3, {workers} workers|{job['first']}": _loading(opened(), size, workers=workers)
+        f"S3, {workers} workers|{job['first']}": _loading(
+            opened(), size, workers=workers, crop=job["crop"]
+        )
         for workers in (WORKERS, 0)
     }
     dataset = opened()
     asked = watch_spans(dataset)
-    loader = open_loader(dataset, batch_size=size, workers=0)
+    loader = open_loader(dataset, batch_size=size, workers=0, crop=job["crop"])
     for _ in loader:
         pass  # indexes are read once
     requests = [r for spans in asked for r in model_cost(spans, merge_gap_bytes=_gap()).requests]

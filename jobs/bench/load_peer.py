@@ -62,9 +62,12 @@ class ClipMaker:
         right = min(width, left + max(1, round(clip.width * width)))
         bottom = min(height, top + max(1, round(clip.height * height)))
         part = pixels[:, top:bottom, left:right].permute(0, 3, 1, 2)
-        torch.ops.aten._upsample_bilinear2d_aa.out(
-            part, [self._size, self._size], False, None, None, out=self._target
-        )
+        if part.shape == self._target.shape:
+            self._target.copy_(part)
+        else:
+            torch.ops.aten._upsample_bilinear2d_aa.out(
+                part, [self._size, self._size], False, None, None, out=self._target
+            )
         if clip.flip:
             self._target.copy_(torch.flip(self._target, [3]))
         return self._target

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 _ANSWER_SECONDS: Final = 900.0
+_END_SECONDS: Final = 10.0
 
 
 @dataclass
@@ -100,30 +101,33 @@ def contestants(
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gopstream-bench-")))
+        processes: list[subprocess.Popen[str]] = []
+        stack.callback(_end, processes)
         started = {}
         for number, (name, (command, job)) in enumerate(jobs.items()):
             path = folder / f"{number}.json"
             path.write_text(json.dumps(job))
             errors = stack.enter_context((folder / f"{number}.err").open("w+"))
-            contestant = Contestant(name)
-            if (process := contestant.start([*command, str(path)], errors)) is not None:
-                stack.callback(_end, process)
-            started[name] = contestant
+            started[name] = Contestant(name)
+            if (process := started[name].start([*command, str(path)], errors)) is not None:
+                processes.append(process)
         for contestant in started.values():
             contestant.wait_ready()
         yield started
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """End a contestant and its workers: they leave when nobody asks any more."""
-    assert process.stdin is not None
-    with suppress(OSError):
-        process.stdin.close()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
+    """End contestants and their workers: they leave when nobody asks any more."""
+    for process in processes:
+        assert process.stdin is not None
+        with suppress(OSError):
+            process.stdin.close()
+    for process in processes:
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 @dataclass(frozen=True, slots=True)

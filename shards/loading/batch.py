@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gopstream.shards.loading.device_frames import FrameBatch, decode_frames
 from gopstream.shards.loading.device_motion import MotionBatch, accumulated_motion
 
 
@@ -24,8 +25,6 @@ class Skipped(NamedTuple):
 class ClipBatch:
     """B clips."""
 
-    frames: Tensor
-    """(B, 3, T, H, W) uint8 RGB, channels last in memory."""
     labels: Tensor
     """(B,) int64."""
     keys: list[str]
@@ -45,10 +44,28 @@ class ClipBatch:
     """(B, T, h, w) bool: whether the codec predicted the block from another frame."""
     residual: Tensor | None = None
     """(B, 3, T, H, W) int16: Y, Cb, Cr of decoded minus predicted picture."""
+    pixels: Tensor | None = None
+    """``frames``; None until they are decoded, where the device does that."""
+    jpegs: FrameBatch | None = None
+    """What :meth:`decoded` makes ``frames`` of, where the device decodes them."""
     windows: MotionBatch | None = None
     """What :meth:`accumulated` makes ``motion`` and ``valid`` of, where the device makes them."""
     skipped: tuple[Skipped, ...] = ()
     """Clips of this batch that could not be read; the tensors do not have them."""
+
+    @property
+    def frames(self) -> Tensor:
+        """(B, 3, T, H, W) uint8 RGB, channels last in memory.
+
+        Raises:
+            ValueError: If they are still to be decoded on the device.
+        """
+        if self.pixels is None:
+            raise ValueError(
+                'frames are decoded on the device (frames_on = "device"): call '
+                "ClipBatch.decoded(device) first"
+            )
+        return self.pixels
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "ClipBatch":
         """Return a batch with each tensor changed."""
@@ -60,7 +77,7 @@ class ClipBatch:
         return replace(self, **changed)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "ClipBatch":
-        """Return the batch on another device."""
+        """Return the batch on another device; JPEGs stay where the decoder takes them from."""
         moved = self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
         if self.windows is None:
             return moved
@@ -72,6 +89,20 @@ class ClipBatch:
         if self.windows is None:
             return pinned
         return replace(pinned, windows=self.windows.pin_memory())
+
+    def decoded(self, device: torch.device | str) -> "ClipBatch":
+        """Return the batch with its frames decoded, where the device does that.
+
+        Args:
+            device: Where the frames are wanted.
+
+        Raises:
+            DamageError: If a JPEG does not decode, although its bytes are those that were
+                written; names shard and key.
+        """
+        if self.jpegs is None:
+            return self
+        return replace(self, pixels=decode_frames(self.jpegs, device), jpegs=None)
 
     def accumulated(self, *, query_stride: int) -> "ClipBatch":
         """Return the batch with its motion made on the device on which it is.
@@ -93,7 +124,8 @@ class BatchFacts(NamedTuple):
     positions: list[int]
     is_repeat: list[bool]
     skipped: tuple[Skipped, ...]
-    windows: MotionBatch | None
+    jpegs: FrameBatch | None = None
+    windows: MotionBatch | None = None
 
 
 def make_batch(facts: BatchFacts, tensors: Mapping[str, Tensor]) -> ClipBatch:
@@ -101,16 +133,19 @@ def make_batch(facts: BatchFacts, tensors: Mapping[str, Tensor]) -> ClipBatch:
 
     Args:
         facts: Of its B clips.
-        tensors: ``frames`` (B, T, H, W, 3), and the other planes as :class:`ClipBatch` has them.
+        tensors: ``frames`` (B, T, H, W, 3) if they are decoded, and the other planes as
+            :class:`ClipBatch` has them.
     """
     planes = {name: tensor for name, tensor in tensors.items() if name != "frames"}
+    if "frames" in tensors:
+        planes["pixels"] = tensors["frames"].permute(0, 4, 1, 2, 3)
     return ClipBatch(
-        frames=tensors["frames"].permute(0, 4, 1, 2, 3),
         labels=torch.tensor(facts.labels, dtype=torch.int64),
         keys=facts.keys,
         positions=torch.tensor(facts.positions, dtype=torch.int64),
         is_repeat=torch.tensor(facts.is_repeat, dtype=torch.bool),
         skipped=facts.skipped,
+        jpegs=facts.jpegs,
         windows=facts.windows,
         **planes,
     )

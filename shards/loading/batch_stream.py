@@ -108,8 +108,9 @@ def _items(loader: "DataLoader[Any]") -> Iterator[Any]:
     Raises:
         ShardError: If a worker has ended.
     """
+    items: Any = iter(loader)
     try:
-        yield from loader
+        yield from items
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -117,6 +118,11 @@ def _items(loader: "DataLoader[Any]") -> Iterator[Any]:
             f"a process that reads clips has ended ({error}); if memory is short, use fewer "
             "workers, a smaller batch or a smaller prefetch"
         ) from error
+    finally:
+        if loader.num_workers:
+            # Torch does so when the last reference goes: the traceback of an error holds one in a
+            # circle, and where that is found first in a forked child, the workers stay.
+            items._shutdown_workers()
 
 
 class _Once:

@@ -5,7 +5,7 @@ Asking and decoding are apart, so that the bytes of many clips are on their way 
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import simplejpeg
 
 from gopstream.shards.errors import DamageError, ShardError
 from gopstream.shards.loading.clip_spec import ClipSpec, MotionSpec, VectorSpec, View
+from gopstream.shards.loading.device_frames import ClipFrames, EncodedClip
 from gopstream.shards.loading.device_motion import ClipMotion, accumulated_clip, clip_motion
 from gopstream.shards.loading.geometry import cells_under, vector_matrix
 from gopstream.shards.loading.order import draw_generator
@@ -106,9 +107,9 @@ def start_view(
 def clip_arrays(spec: ClipSpec) -> dict[str, tuple[tuple[int, ...], npt.DTypeLike]]:
     """Return shape and type of each array of a clip, as ``StartedClip.read_into`` fills them."""
     num_frames, size = spec.num_frames, spec.transform.size
-    arrays: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
-        "frames": ((num_frames, size, size, 3), np.uint8)
-    }
+    arrays: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {}
+    if spec.frames_on == "worker":
+        arrays["frames"] = (num_frames, size, size, 3), np.uint8
     if spec.motion is not None and spec.motion.on == "worker":
         of_subclip, grid = spec.motion.subclip_frames, spec.motion.grid
         queries = num_frames // of_subclip * -(-of_subclip // spec.motion.query_stride)
@@ -121,6 +122,13 @@ def clip_arrays(spec: ClipSpec) -> dict[str, tuple[tuple[int, ...], npt.DTypeLik
     if spec.residual:
         arrays["residual"] = (3, num_frames, size, size), np.int16
     return arrays
+
+
+class LeftForDevice(NamedTuple):
+    """What of a clip the worker has read only, for the device to go on with."""
+
+    frames: EncodedClip | None
+    motion: ClipMotion | None
 
 
 class UnreadableClip:
@@ -140,7 +148,7 @@ class UnreadableClip:
         self.position = position
         self._error = error
 
-    def read_into(self, out: Mapping[str, npt.NDArray[Any]]) -> ClipMotion | None:
+    def read_into(self, out: Mapping[str, npt.NDArray[Any]]) -> LeftForDevice:
         """Raise the error.
 
         Raises:
@@ -195,20 +203,20 @@ class StartedClip:
             )
         )
 
-    def read_into(self, out: Mapping[str, npt.NDArray[Any]]) -> ClipMotion | None:
+    def read_into(self, out: Mapping[str, npt.NDArray[Any]]) -> LeftForDevice:
         """Decode the clip into the arrays that ``clip_arrays`` names.
-
-        Returns:
-            What the device makes motion of, if that is where it is made.
 
         Raises:
             DamageError: If bytes are damaged or missing; names shard and key.
             ShardError: If they cannot be read, or do not make what the spec asks for.
         """
         fetched = self._pending.result()
-        self._read_frames(fetched.jpegs, out["frames"])
         spec, window = self._spec, fetched.motion
-        motion = None
+        frames = motion = None
+        if spec.frames_on == "device":
+            frames = self._encoded_frames(fetched.jpegs)
+        else:
+            self._read_frames(fetched.jpegs, out["frames"])
         if spec.motion is not None:
             assert window is not None
             motion = self._clip_motion(window, spec.motion)
@@ -218,10 +226,20 @@ class StartedClip:
         if spec.residual:
             self._read_residual(fetched, out["residual"])
         if motion is None or spec.motion is None or spec.motion.on == "device":
-            return motion
+            return LeftForDevice(frames, motion)
         field = accumulated_clip(motion, query_stride=spec.motion.query_stride)
         out["motion"][:], out["valid"][:] = field.motion, field.valid
-        return None
+        return LeftForDevice(frames, None)
+
+    def _encoded_frames(self, jpegs: list[Buffer]) -> EncodedClip:
+        frames = ClipFrames(
+            where=self._where,
+            numbers=tuple(self._numbers.tolist()),
+            places=tuple(self._places.tolist()),
+            frame_size=self._facts.frame_size,
+            geometry=self._transform.geometry,
+        )
+        return EncodedClip(jpegs, frames)
 
     def _read_frames(self, jpegs: list[Buffer], out: npt.NDArray[np.uint8]) -> None:
         """Decode each frame once, however often the clip repeats it."""

@@ -1,7 +1,7 @@
 """What a clip is: plain numbers, from a recipe or a model's contract."""
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 from gopstream.shards.loading.sampling import (
     OVERRUNS,
@@ -14,6 +14,10 @@ from gopstream.shards.loading.sampling import (
 from gopstream.shards.loading.transform_spec import TransformSpec
 
 MotionPlace = Literal["worker", "device"]
+FramesPlace = Literal["worker", "device"]
+
+_APPEARANCE: Final = ("policy", "jitter", "greyscale", "blur", "erase")
+"""What of a transform the device cannot do to frames; every policy changes colours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,10 @@ class ClipSpec:
     vectors: VectorSpec | None = None
     residual: bool = False
     """Whether the clip has the residual of its frames."""
+    frames_on: FramesPlace = "worker"
+    """Who decodes the frames: the ``worker`` that reads the clip, or the ``device``
+    (``ClipBatch.decoded``), to which only JPEGs are then handed. A CUDA device interpolates colour
+    otherwise than the worker does; see :mod:`gopstream.shards.loading.device_frames`."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -95,6 +103,14 @@ class ClipSpec:
             raise ValueError(
                 f"{self.num_frames} frames do not divide into sub-clips of "
                 f"{self.motion.subclip_frames}"
+            )
+        if self.frames_on not in get_args(FramesPlace):
+            raise ValueError(f"frames_on must be worker or device, got {self.frames_on!r}")
+        changes = [name for name in _APPEARANCE if getattr(self.transform, name)]
+        if self.frames_on == "device" and changes:
+            raise ValueError(
+                "frames_on = device can crop, resize and flip, but not change what frames look "
+                f"like: leave out {', '.join(changes)} of the transform, or decode in the worker"
             )
 
 

@@ -19,6 +19,7 @@ from gopstream.shards.loading.clip_reader import (
     start_view,
 )
 from gopstream.shards.loading.clip_spec import ClipSpec, View
+from gopstream.shards.loading.device_frames import EncodedClip, collate_frames
 from gopstream.shards.loading.device_motion import ClipMotion, collate_motion
 from gopstream.shards.loading.places import BatchPlaces, Place
 from gopstream.shards.loading.slots import Filled, SharedSlots
@@ -214,20 +215,23 @@ class _BatchReader:
         Raises:
             ShardError: If a clip cannot be read, or all of them were left out.
         """
-        facts = BatchFacts([], [], [], [], (), None)
+        facts = BatchFacts([], [], [], [], ())
         skipped: list[Skipped] = []
+        frames: list[EncodedClip] = []
         motions: list[ClipMotion] = []
         for clip, was_shown in zip(started, is_repeat, strict=True):
             row = len(facts.keys)
             try:
-                motion = clip.read_into({name: array[row] for name, array in arrays.items()})
+                left = clip.read_into({name: array[row] for name, array in arrays.items()})
             except _DAMAGE as error:
                 if self._on_error == "raise":
                     raise
                 skipped.append(Skipped(clip.key, clip.position, str(error)))
                 continue
-            if motion is not None:
-                motions.append(motion)
+            if left.frames is not None:
+                frames.append(left.frames)
+            if left.motion is not None:
+                motions.append(left.motion)
             facts.keys.append(clip.key)
             facts.labels.append(clip.label)
             facts.positions.append(clip.position)
@@ -237,5 +241,8 @@ class _BatchReader:
                 f"{self._where}: no clip of a batch of {len(started)} can be read; the first: "
                 f"{skipped[0].message}"
             )
-        windows = collate_motion(motions) if motions else None
-        return facts._replace(skipped=tuple(skipped), windows=windows)
+        return facts._replace(
+            skipped=tuple(skipped),
+            jpegs=collate_frames(frames) if frames else None,
+            windows=collate_motion(motions) if motions else None,
+        )

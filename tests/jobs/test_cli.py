@@ -12,6 +12,7 @@ from gopstream.jobs.demo_videos import write_demo_videos
 
 COMMANDS = (
     "bench extract",
+    "bench load",
     "conformance",
     "demo",
     "evaluate",
