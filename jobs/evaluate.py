@@ -19,7 +19,7 @@ from gopstream.jobs.network import (
     run_network,
 )
 from gopstream.jobs.recipe import recipe_from
-from gopstream.models.catalogue import find_model
+from gopstream.models.catalogue import InputContract, find_model
 from gopstream.shards.loading.batch import ClipBatch
 from gopstream.shards.loading.clip_spec import View
 from gopstream.shards.loading.loader import view_batches
@@ -92,7 +92,7 @@ def evaluate(
         for batch in view_batches(
             dataset, spec, batch_size=recipe.train.batch_size, views=chosen, workers=workers
         ):
-            fed = _without_motion(batch) if zero_motion else batch
+            fed = _without_motion(batch, contract) if zero_motion else batch
             probabilities.append(run_network(network, fed, contract).float().softmax(dim=1).cpu())
             advance(len(batch.keys))
     scores = torch.cat(probabilities).view(len(dataset), len(chosen), -1).mean(dim=1)
@@ -100,7 +100,9 @@ def evaluate(
     return _scores(scores, labels, dataset.classes) | {"views": views}
 
 
-def _without_motion(batch: ClipBatch) -> ClipBatch:
+def _without_motion(batch: ClipBatch, contract: InputContract) -> ClipBatch:
+    if contract.query_stride is not None:
+        batch = batch.accumulated(query_stride=contract.query_stride)
     return replace(
         batch,
         motion=None if batch.motion is None else torch.zeros_like(batch.motion),

@@ -302,7 +302,7 @@ def _check_facts(row: SampleRow, facts: SampleFacts) -> None:
             "frame_index_of_jpeg",
             stored.tolist(),
             not len(stored)
-            or (0 <= stored[0] and stored[-1] < facts.num_frames and (np.diff(stored) > 0).all()),
+            or (stored[0] >= 0 and stored[-1] < facts.num_frames and (np.diff(stored) > 0).all()),
         ),
     ):
         if not is_right:

@@ -97,7 +97,7 @@ def checked_contents(
 ) -> list[Buffer]:
     """Wait for the bytes of parts and compare them with their checksums.
 
-    A file that a cache holds wrongly is dropped and its parts are read once more.
+    What does not match is read once more, without the copy that a cache may hold of its file.
 
     Args:
         ranges: Of the dataset.
@@ -111,7 +111,11 @@ def checked_contents(
     """
     contents = _wait(pending, where)
     wrong = [number for number, part in enumerate(parts) if not part.is_intact(contents[number])]
-    if wrong and any([ranges.forget(name) for name in {parts[n].span.name for n in wrong}]):
+    if wrong:
+        # Also where no copy is forgotten now: another clip may have done so since these bytes were
+        # taken from it.
+        for name in {parts[number].span.name for number in wrong}:
+            ranges.forget(name)
         again = _wait(ranges.start([parts[number].span for number in wrong]), where)
         for number, content in zip(wrong, again, strict=True):
             contents[number] = content

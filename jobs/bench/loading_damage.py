@@ -9,6 +9,7 @@ import shutil
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -108,14 +109,14 @@ def damages() -> dict[str, Damage]:
     """Return all kinds of damage by name; each changes the files and says what it harms."""
     found: dict[str, Damage] = {}
     for suffix in MEMBERS:
-        found[f"a flipped bit in {suffix}"] = lambda victim, suffix=suffix: _flip(victim, suffix)
+        found[f"a flipped bit in {suffix}"] = partial(_flip, suffix=suffix)
     for suffix in ("frames", "motion", "residual"):
-        found[f"cut at {suffix}"] = lambda victim, suffix=suffix: _cut(victim, suffix, 0.0)
-        found[f"cut inside {suffix}"] = lambda victim, suffix=suffix: _cut(victim, suffix, 0.5)
+        found[f"cut at {suffix}"] = partial(_cut, suffix=suffix, share=0.0)
+        found[f"cut inside {suffix}"] = partial(_cut, suffix=suffix, share=0.5)
     found |= {
         "an empty shard": _empty,
-        "a deleted shard": lambda victim: _delete(victim, "tar"),
-        "a deleted residual tar": lambda victim: _delete(victim, "residual.tar"),
+        "a deleted shard": partial(_delete, kind="tar"),
+        "a deleted residual tar": partial(_delete, kind="residual.tar"),
         "a deleted index": _delete_index,
         "a flipped bit in the index": _flip_index,
         "a cut index": _cut_index,
@@ -145,7 +146,7 @@ def _flip(victim: Victim, suffix: str) -> Harm:
     return Harm(tuple(spans))
 
 
-def _cut(victim: Victim, suffix: str, share: float) -> Harm:
+def _cut(victim: Victim, suffix: str, *, share: float) -> Harm:
     member = victim.member(suffix)
     end = member.offset + int(member.length * share)
     path = victim.root / member.name
@@ -265,7 +266,7 @@ def _hostile_indexes() -> dict[str, Damage]:
         "chunks of negative length": ("coverage", "num_frames", -1),
     }
     found: dict[str, Damage] = {
-        f"hostile index: {name}": lambda victim, change=change: _set_pieces(victim, *change)
+        f"hostile index: {name}": partial(_set_pieces, change=change)
         for name, change in numbers.items()
     }
     sizes: dict[str, tuple[str, Any]] = {
@@ -281,12 +282,13 @@ def _hostile_indexes() -> dict[str, Damage]:
         "negative lists": ("num_lists", -1),
     }
     return found | {
-        f"hostile index: {name}": lambda victim, change=change: _set_sample(victim, *change)
+        f"hostile index: {name}": partial(_set_sample, change=change)
         for name, change in sizes.items()
     }
 
 
-def _set_pieces(victim: Victim, plane: str, column: str, value: int) -> Harm:
+def _set_pieces(victim: Victim, change: tuple[str, str, int]) -> Harm:
+    plane, column, value = change
     index = victim.index
     table: PieceTable = index.table(plane)
     values: npt.NDArray[Any] = getattr(table, column).copy()
@@ -296,11 +298,13 @@ def _set_pieces(victim: Victim, plane: str, column: str, value: int) -> Harm:
         checks = table.crc32.copy()
         checks[victim.rows(plane)] = 0  # of no bytes
         changed["crc32"] = checks
-    _write_index(victim, replace(index, **{plane: replace(table, **changed)}))
+    tables: dict[str, Any] = {plane: replace(table, **changed)}
+    _write_index(victim, replace(index, **tables))
     return Harm(samples=frozenset([victim.key]))
 
 
-def _set_sample(victim: Victim, name: str, value: Any) -> Harm:  # noqa: ANN401
+def _set_sample(victim: Victim, change: tuple[str, Any]) -> Harm:
+    name, value = change
     index = victim.index
     values = getattr(index, name).copy()
     values[victim.number] = value

@@ -112,6 +112,9 @@ class EpochOrders:
             ]
         else:
             facts["selection"] = self._dataset.selection_hash(num_samples)
+            # Samples that were removed while others were appended show here.
+            starts = self._dataset.shard_starts
+            facts["shards"] = zlib.crc32(starts[starts <= num_samples].astype("<i8").tobytes())
         if self._weights is not None:
             content = self._weights[:num_samples].astype("<f8").tobytes()
             facts["sample_weights"] = zlib.crc32(content)

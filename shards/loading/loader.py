@@ -83,15 +83,16 @@ class StreamingLoader:
         """
         rank, world_size = _process_place(rank, world_size)
         share = Share(batch_size, rank=rank, world_size=world_size, last=last)
-        if len(dataset) < share.step_size and last == "drop":
-            raise ShardError(
-                f"{dataset.root}/{dataset.split} has {len(dataset)} samples, fewer than a batch "
-                f"of {batch_size}" + (f" on each of {world_size} ranks" if world_size > 1 else "")
-            )
-        if not len(dataset):
-            raise ShardError(f"{dataset.root}/{dataset.split} has no samples")
-        self._workers = workers
         orders = EpochOrders(dataset, seed=seed, shuffle=shuffle or Shuffle(), weights=weights)
+        if not orders.num_samples:
+            raise ShardError(f"{dataset.root}/{dataset.split} has no samples")
+        if orders.num_samples < share.step_size and last == "drop":
+            raise ShardError(
+                f"an epoch of {dataset.root}/{dataset.split} has {orders.num_samples} samples, "
+                f"fewer than a batch of {batch_size}"
+                + (f" on each of {world_size} ranks" if world_size > 1 else "")
+            )
+        self._workers = workers
         self._state = EpochBatches(orders, share)
         clips = ClipDataset(dataset, spec, seed=seed, on_error=on_error)
         self._stream = BatchStream(
@@ -103,6 +104,7 @@ class StreamingLoader:
             pin_memory=pin_memory,
         )
         self._batches: Iterator[ClipBatch] | None = None
+        self._num_passes = 0
         self.num_skipped = 0
         """Clips that were left out since the loader was made, on this rank."""
         self.skipped: list[Skipped] = []
@@ -121,19 +123,13 @@ class StreamingLoader:
         state = self._state
         if not state.num_left():  # whoever counts batches never asked for the end
             state.next_epoch()
-        left = state.num_left()
-        try:
-            for _ in range(left):
-                if self._batches is None:
-                    self._batches = self._stream.batches(self._endless())
-                batch = next(self._batches)
-                state.advance()
-                self._report(batch)
-                yield batch
-        except (Exception, KeyboardInterrupt):
-            self._batches = None  # what workers hold ready is no longer what comes next
-            raise
-        state.next_epoch()
+        number = self._num_passes
+        # Between two batches another iterator may end the epoch, or a state be loaded.
+        while self._num_passes == number and state.num_left():
+            yield self._next()
+        if self._num_passes == number:
+            self._num_passes += 1
+            state.next_epoch()
 
     def state_dict(self) -> dict[str, Any]:
         """Return seed, epoch and the position of the next batch, and what makes the order."""
@@ -152,6 +148,18 @@ class StreamingLoader:
         self._state.load_state_dict(state)
         self._batches = None
 
+    def _next(self) -> ClipBatch:
+        try:
+            if self._batches is None:
+                self._batches = self._stream.batches(self._endless())
+            batch = next(self._batches)
+            self._report(batch)
+        except BaseException:
+            self._batches = None  # what workers hold ready is no longer what comes next
+            raise
+        self._state.advance()
+        return batch
+
     def _endless(self) -> Iterator[BatchPlaces]:
         """Yield the rest of the present epoch and all of those that follow."""
         return with_ahead(self._state.endless(), max(1, self._workers))
@@ -161,7 +169,7 @@ class StreamingLoader:
             warnings.warn(
                 f"a clip was left out: {batch.skipped[0].message} (further ones are counted in "
                 "num_skipped)",
-                stacklevel=3,
+                stacklevel=4,
             )
         self.num_skipped += len(batch.skipped)
         self.skipped += batch.skipped[: _SHOWN_SKIPS - len(self.skipped)]

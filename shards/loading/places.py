@@ -103,19 +103,20 @@ class EpochBatches:
         orders: EpochOrders,
         share: Share,
         *,
-        num_workers: int = 1,
+        num_workers: int | None = None,
     ) -> None:
         """Begin with epoch 0.
 
         Args:
             orders: Of the run.
             share: Of the process.
-            num_workers: Processes that take batches in turn.
+            num_workers: Of the ``DataLoader``, so that each worker asks a remote dataset for its
+                next batch while it decodes one; None reads nothing ahead.
         """
         self._orders = orders
         self._num_samples = orders.num_samples
         self._share = share
-        self._num_workers = max(1, num_workers)
+        self._num_workers = num_workers
         self._epoch = self._position = 0
 
     def __len__(self) -> int:
@@ -150,7 +151,9 @@ class EpochBatches:
         """Yield the rest of the present epoch; nothing of the state changes."""
         order = self._orders.order(self._epoch, self._num_samples)
         batches = epoch_batches(order, self._share, epoch=self._epoch, first=self._position)
-        return with_ahead(batches, self._num_workers)
+        if self._num_workers is None:
+            return (BatchPlaces(batch) for batch in batches)
+        return with_ahead(batches, max(1, self._num_workers))
 
     def advance(self) -> None:
         """Step over a batch."""

@@ -227,6 +227,25 @@ def test_looking_at_what_follows_changes_nothing(dataset):
     assert stream == rest + follow
 
 
+@pytest.mark.parametrize("weights", [None, np.array([1.0, 2, 3, 4, 5, 6, 7])])
+def test_an_epoch_over_fewer_samples_is_followed_by_one_over_all(dataset, dataset_root, weights):
+    """Samples that were appended come with the next epoch."""
+    [first_shard, _] = dataset.manifest.shards
+    fewer = ShardDataset(dataset_root, "train", shards=[first_shard.name])
+    own = None if weights is None else weights[: len(fewer)]
+    begun = sampler(fewer, Share(1), weights=own)
+    next(iter(begun))
+    grown = sampler(dataset, Share(1), weights=weights)
+    assert grown.state_dict()["num_samples"] == 7
+    grown.load_state_dict(begun.state_dict())
+    assert grown.state_dict() == begun.state_dict()
+    assert (len(grown), grown.num_left()) == (len(fewer), len(fewer) - 1)
+    stream = list(itertools.islice(grown.endless(), len(fewer) + 6))
+    assert [batch.places for batch in grown] == [batch.places for batch in begun]
+    assert (len(grown), grown.state_dict()["num_samples"]) == (7, 7)
+    assert stream[len(fewer) - 1 :] == [batch.places for batch in grown]
+
+
 @pytest.mark.parametrize("last", ["drop", "fill"])
 def test_a_state_from_behind_the_last_sample_has_nothing_left(dataset, last):
     wide = sampler(dataset, Share(4, world_size=4, last="fill"))
