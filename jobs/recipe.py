@@ -99,6 +99,12 @@ class TrainRecipe:
     """Name of other labels, made by ``gopstream relabel``; empty takes the dataset's own."""
     workers: int = 0
     """Processes that load; 0 loads in the training process."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """What becomes of clips whose bytes are damaged or missing."""
+    shuffle: Literal["global", "windows"] = "global"
+    """``windows`` mixes within windows of shards, for datasets in object storage."""
+    window_shards: int = 16
+    """Shards in a window."""
     threads: int = 0
     """CPU threads of torch; 0 leaves torch's choice."""
     log_every: int = 20
@@ -214,8 +220,11 @@ def _check(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - checks w
         return _build(kind, value, where)
     if isinstance(kind, UnionType):  # with None, which a recipe leaves out and a run's file has
         return None if value is None else _check(get_args(kind)[0], value, where)
-    if get_origin(kind) is Literal:  # which word it is, is for the section to check
-        return _check(str, value, where)
+    if get_origin(kind) is Literal:
+        words = [str(word) for word in get_args(kind)]
+        if _check(str, value, where) not in words:
+            raise UserError(f"{where}: got {value!r}{_nearest(value, words)}")
+        return value
     if get_origin(kind) is tuple:
         return _check_tuple(get_args(kind), value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

@@ -26,6 +26,7 @@ from gopstream.jobs.recipe import Recipe, TrainRecipe
 from gopstream.models.catalogue import find_model
 from gopstream.shards.loading.batch import ClipBatch
 from gopstream.shards.loading.loader import StreamingLoader
+from gopstream.shards.loading.order import Shuffle
 from gopstream.shards.reader import ShardDataset
 from gopstream.shards.storage import Storage
 
@@ -112,8 +113,17 @@ def _prepare(recipe: Recipe, root: Storage | Path | str, *, force: bool) -> _Run
         batch_size=recipe.train.batch_size,
         seed=recipe.train.seed,
         workers=recipe.train.workers,
+        shuffle=_shuffle(recipe.train),
+        on_error=recipe.train.on_error,
     )
     return _Run(network, optimiser, loader, dataset.classes)
+
+
+def _shuffle(recipe: TrainRecipe) -> Shuffle:
+    try:
+        return Shuffle(recipe.shuffle, recipe.window_shards)
+    except ValueError as error:
+        raise UserError(f"train: {error}") from error
 
 
 def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -67,7 +67,7 @@ def view_arrays(
             if is_checked(entry.name) and zlib.crc32(view[entry.start : end]) != entry.crc32:
                 return None
             arrays[entry.name] = _array(view, entry)
-    except (struct.error, ValueError):
+    except (struct.error, TypeError, ValueError):
         return None
     return arrays if len(arrays) == len(entries) else None
 

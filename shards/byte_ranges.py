@@ -160,6 +160,8 @@ class ReadOptions:
             raise ValueError(f"in_flight must be at least 1, got {self.in_flight}")
         if self.fetch not in ("ranges", "shards"):
             raise ValueError(f"fetch must be 'ranges' or 'shards', got {self.fetch!r}")
+        if not (self.cache is None or self.cache == "auto" or isinstance(self.cache, Cache)):
+            raise ValueError(f"cache must be 'auto', None or a Cache, got {self.cache!r}")
         if self.fetch == "shards" and self.cache is None:
             raise ValueError("fetch='shards' needs a cache: leave it at 'auto', or name a Cache")
 
@@ -268,6 +270,8 @@ def read_span(file: OpenFile, span: Span, *, where: str) -> bytes:
         StoreError: If the disk cannot read it.
     """
     try:
+        # Before anything is allocated: a damaged index may name any length.
+        check_end(span, num_bytes=os.fstat(file.descriptor).st_size, where=where)
         content = os.pread(file.descriptor, span.length, span.offset)
         while len(content) < span.length:
             start = span.offset + len(content)

@@ -125,7 +125,7 @@ class CacheFolder:
             if (self._files / key).exists():
                 return "there"
             partial = OpenFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
-            if not _try_lock(partial, fcntl.LOCK_EX):
+            if not _try_lock(partial, fcntl.LOCK_EX) or _is_removed(partial):
                 return "taken"
             os.truncate(partial.descriptor, 0)
             if not self._make_room(num_bytes):
@@ -160,6 +160,10 @@ class CacheFolder:
         """Remove a file that was not filled."""
         (self._files / f"{key}{_PARTIAL}").unlink(missing_ok=True)
         partial.close()
+
+    def path(self, key: str) -> Path:
+        """Return where a file's copy is, once it is there."""
+        return self._files / key
 
     def last_progress(self, key: str) -> float | None:
         """Return when a file that another process fetches last grew, in seconds of its clock."""
@@ -248,6 +252,11 @@ def _remove_unlocked(path: Path) -> bool:
     path.unlink(missing_ok=True)
     file.close()
     return True
+
+
+def _is_removed(file: OpenFile) -> bool:
+    """Tell whether a file lost its name between its opening and its lock."""
+    return os.fstat(file.descriptor).st_nlink == 0
 
 
 def _try_lock(file: OpenFile, kind: int) -> bool:

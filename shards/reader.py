@@ -73,7 +73,8 @@ class ShardDataset:
                 are not there or were made before samples were appended or removed.
             WhereError: If the condition or a class cannot be meant.
         """
-        assert shards is None or (labels is None and where is None and classes is None)
+        if shards is not None and not (labels is None and where is None and classes is None):
+            raise ShardError("shards cannot be combined with labels, where or classes")
         storage = as_storage(root)
         self.root = storage.url
         """The dataset's folder or address, for messages."""

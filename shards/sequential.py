@@ -228,7 +228,12 @@ def _decoded_frames(
     frames = np.empty((len(jpegs), height, width, 3), np.uint8)
     for number, jpeg in enumerate(jpegs):
         try:
-            frames[number] = simplejpeg.decode_jpeg(jpeg)
+            picture = simplejpeg.decode_jpeg(jpeg)
+            if picture.shape != frames.shape[1:]:
+                raise ValueError(
+                    f"it is {picture.shape[1]}x{picture.shape[0]}, not {width}x{height}"
+                )
+            frames[number] = picture
         except ValueError as error:
             raise DamageError(f"{where}: JPEG {number} does not decode: {error}") from error
     return frames

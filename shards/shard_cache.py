@@ -50,7 +50,11 @@ def usable_cache(wanted: Cache | Literal["auto"] | None) -> Cache | None:
     """
     if wanted is None:
         return None
-    folder = Path.home() / ".cache" / "gopstream" if wanted == "auto" else wanted.folder
+    try:
+        folder = Path.home() / ".cache" / "gopstream" if wanted == "auto" else wanted.folder
+    except RuntimeError as error:  # a user without a home folder
+        warnings.warn(f"{error}: reading goes on without a cache", stacklevel=2)
+        return None
     try:
         held = CacheFolder(folder, max_bytes=1).num_bytes
         if wanted != "auto":
@@ -193,6 +197,8 @@ class OpenCache:
         """Drop a copy that is no good; returns whether there was one that was read."""
         if name not in self._served:
             return False
+        if name in self._dropped and self._is_good(name):
+            return True  # another clip still held bytes of the copy that was dropped
         self._served.discard(name)
         self._open_files.drop(name)
         self._folder.remove(self._cache.key(name))
@@ -202,6 +208,16 @@ class OpenCache:
             self._given_up.add(name)
         self._dropped.add(name)
         return True
+
+    def _is_good(self, name: str) -> bool:
+        """Tell whether the copy is the file that the manifest names."""
+        path = self._folder.path(self._cache.key(name))
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return False
+        return digest == self._cache.files[name].sha256
 
     def close(self) -> None:
         """End the threads; what is not whole is removed."""

@@ -95,7 +95,7 @@ def read_shard_table(storage: Storage, split: str, *, files: Sequence[str] = ())
     except FileNotFoundError:
         load_manifest(storage, split)  # says what is missing
         raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         load_manifest(storage, split)  # says it as all commands do
         raise FormatError(f"{where}: not a manifest ({error!r})") from error
 

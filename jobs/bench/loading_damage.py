@@ -141,7 +141,8 @@ def _flip(victim: Victim, suffix: str) -> Harm:
         places = zip(table.offset[rows].tolist(), table.length[rows].tolist(), strict=True)
         spans = [Span(member.name, offset, length) for offset, length in places]
     for number, span in enumerate(spans):
-        content[span.offset + span.length * (number % 4) // 4] ^= 1 << number % 8
+        # Behind all headers: a decoder may take it for another picture.
+        content[span.offset + span.length * 3 // 4] ^= 1 << number % 3
     path.write_bytes(content)
     return Harm(tuple(spans))
 

@@ -69,13 +69,14 @@ def start_training_clip(
         overrun=spec.overrun,
     )
     label = dataset.label(sample)
-    transform = draw_transform(
-        spec.transform,
-        frame_size=facts.frame_size,
-        num_frames=spec.num_frames,
-        rng=rng,
-        label=label,
-    )
+    with _naming(dataset, sample):
+        transform = draw_transform(
+            spec.transform,
+            frame_size=facts.frame_size,
+            num_frames=spec.num_frames,
+            rng=rng,
+            label=label,
+        )
     return StartedClip(dataset, sample, spec, positions, transform, position=position)
 
 
@@ -98,10 +99,20 @@ def start_view(
         rule=spec.view_rule,
         overrun=spec.overrun,
     )
-    transform = view_transform(
-        spec.transform, frame_size=facts.frame_size, crop=view.crop, num_crops=view.num_crops
-    )
+    with _naming(dataset, sample):
+        transform = view_transform(
+            spec.transform, frame_size=facts.frame_size, crop=view.crop, num_crops=view.num_crops
+        )
     return StartedClip(dataset, sample, spec, positions, transform, position=position)
+
+
+@contextmanager
+def _naming(dataset: ShardDataset | MixedDataset, sample: int) -> Iterator[None]:
+    """Say of which sample an error is."""
+    try:
+        yield
+    except ShardError as error:
+        raise ShardError(f"{dataset.name_of(sample)}: {error}") from error
 
 
 def clip_arrays(spec: ClipSpec) -> dict[str, tuple[tuple[int, ...], npt.DTypeLike]]:
@@ -248,7 +259,12 @@ class StartedClip:
         for number, jpeg in zip(numbers, jpegs, strict=True):  # all, before memory is taken
             with self._naming(number):
                 _check_size(jpeg, width=width, height=height)
-        decoded = np.empty((len(jpegs), height, width, 3), np.uint8)
+        try:
+            decoded = np.empty((len(jpegs), height, width, 3), np.uint8)
+        except MemoryError as error:
+            raise DamageError(
+                f"{self._where}: {len(jpegs)} frames of {width}x{height} do not fit into memory"
+            ) from error
         for number, jpeg, pixels in zip(numbers, jpegs, decoded, strict=True):
             with self._naming(number):
                 simplejpeg.decode_jpeg(jpeg, buffer=pixels)

@@ -41,6 +41,11 @@ class MotionSpec:
         Raises:
             ValueError: Naming the field.
         """
+        if min(self.query_stride, self.subclip_frames, self.grid) < 1:
+            raise ValueError(
+                "query_stride, subclip_frames and grid must be at least 1, got "
+                f"{self.query_stride}, {self.subclip_frames}, {self.grid}"
+            )
         if self.on not in get_args(MotionPlace):
             raise ValueError(f"motion is made on worker or device, got {self.on!r}")
 
@@ -51,6 +56,15 @@ class VectorSpec:
 
     grid: int
     """Cells on a side of the field that is handed over."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ValueError: Naming the field.
+        """
+        if self.grid < 1:
+            raise ValueError(f"grid must be at least 1, got {self.grid}")
 
 
 @dataclass(frozen=True, slots=True)

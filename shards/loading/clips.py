@@ -160,10 +160,10 @@ def _start(
     *,
     position: int,
 ) -> Clip:
-    """Ask for a clip; one with a damaged index must not end the batch that it is ahead of."""
+    """Ask for a clip; one that cannot be must not end the batch that it is ahead of."""
     try:
         return start()
-    except _DAMAGE as error:
+    except ShardError as error:  # said in its turn
         try:
             key = dataset.key(sample)
         except _DAMAGE:

@@ -110,11 +110,10 @@ class EpochOrders:
             facts["selection"] = [
                 dataset.selection_hash(len(dataset)) for dataset in self._dataset.datasets
             ]
+            facts["shards"] = [_shards_hash(d, len(d)) for d in self._dataset.datasets]
         else:
             facts["selection"] = self._dataset.selection_hash(num_samples)
-            # Samples that were removed while others were appended show here.
-            starts = self._dataset.shard_starts
-            facts["shards"] = zlib.crc32(starts[starts <= num_samples].astype("<i8").tobytes())
+            facts["shards"] = _shards_hash(self._dataset, num_samples)
         if self._weights is not None:
             content = self._weights[:num_samples].astype("<f8").tobytes()
             facts["sample_weights"] = zlib.crc32(content)
@@ -147,3 +146,14 @@ class EpochOrders:
 
         assert self._mixture is not None
         return mixed_order(self._mixture, order_of, seed=self.seed, epoch=epoch)
+
+
+def _shards_hash(dataset: ShardDataset, num_samples: int) -> int:
+    """Return what tells the shards of the first samples from others.
+
+    Samples that were removed while others were appended show here; what was appended alone does
+    not.
+    """
+    starts = dataset.shard_starts
+    starts = np.append(starts[starts < num_samples], num_samples)
+    return zlib.crc32(starts.astype("<i8").tobytes())

@@ -163,8 +163,8 @@ def resized_side(frame_size: tuple[int, int], *, size: int, short_side: float) -
     if size > short_side:
         raise ShardError(
             f"a crop of {size} pixels does not fit into frames of {frame_size[0]}x"
-            f"{frame_size[1]} whose short side is {short_side:g}: set a short side to resize to, "
-            "or crop by area"
+            f"{frame_size[1]} whose short side is {short_side:g}: resize first (crop = "
+            "short_side), or crop by area"
         )
     return max(1, math.floor(size * min(frame_size) / short_side + 0.5))
 

@@ -74,7 +74,8 @@ class StreamingLoader:
                 them out of the epoch, ``fill`` completes the step with the epoch's first
                 positions, marked in ``ClipBatch.is_repeat``.
             on_error: ``skip`` leaves out clips whose bytes are damaged or missing, and reports
-                them; batches are then smaller, never fewer and never others. ``raise`` stops.
+                them; batches are then smaller, never fewer and never others. ``raise`` stops, as
+                do both where a store does not answer or no clip of a batch can be read.
             prefetch: Batches that each worker holds ready.
             pin_memory: Whether batches come in pinned memory; None does so where CUDA is there.
 

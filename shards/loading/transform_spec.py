@@ -95,6 +95,12 @@ class TransformSpec:
             first, last = getattr(self, name)
             if not 0 < first <= last <= high:
                 raise ValueError(f"{name} must rise within (0, {high:g}], got {first}, {last}")
+        strengths = (self.brightness, self.contrast, self.saturation, self.hue)
+        if (self.jitter > 0) != any(strengths):
+            raise ValueError(
+                "jitter is the probability of colour jitter, whose strengths are brightness, "
+                f"contrast, saturation and hue: give both, got {self.jitter} and {strengths}"
+            )
         if self.crop == "short_side" and self.short_side[0] < self.size:
             raise ValueError(
                 f"short_side must be at least size = {self.size}, got {self.short_side[0]:g}"

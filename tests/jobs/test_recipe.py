@@ -113,7 +113,7 @@ def test_unknown_keys_name_the_nearest(minimal):
         ("train.split=3", "split: expected str, got 3"),
         ("transform.crop_scale=0.5", "crop_scale: expected 2 values in brackets, got 0.5"),
         ("transform.crop_scale=[1]", "crop_scale: expected 2 values in brackets, got [1]"),
-        ("transform.crop=arae", "crop must be one of area, short_side, random, centre, got 'arae'"),
+        ("transform.crop=arae", "crop: got 'arae'; did you mean 'area'"),
         ("data.fps=fast", "data: fps: expected float, got 'fast'"),
         ("data.fps=0", "data: fps must be above 0, got 0"),
         ("data.short_side=-1", "data: short_side must be above 0, got -1"),

@@ -364,15 +364,26 @@ def test_too_little_shared_memory_is_said(dataset_root, tmp_path):
     assert rest == "2"
 
 
-def test_a_worker_does_not_wait_for_what_its_parent_asked_for(open_remote, from_disk):
+def test_a_worker_does_not_wait_for_what_its_parent_asked_for(bucket, open_remote, from_disk):
     """The first batch was asked for ahead in this process; then workers are forked."""
     dataset = open_remote()
     clips = ClipDataset(dataset, SPEC, seed=3)
-    sampler = EpochBatches(EpochOrders(dataset, seed=3, shuffle=Shuffle()), Share(2))
+    orders = EpochOrders(dataset, seed=3, shuffle=Shuffle())
+    sampler = EpochBatches(orders, Share(2), num_workers=0)
+    released, tars = threading.Event(), []
+
+    def hold_what_is_ahead(request):
+        if is_tar(request):
+            tars.append(request)
+            if len(tars) > 4:  # two clips of two tars are the first batch
+                released.wait()
+
+    bucket.proxy.before = hold_what_is_ahead
     batches = iter(DataLoader(clips, sampler=sampler, batch_size=None))
     got = [hashes(next(batches))]
     assert clips._started
-    rest = DataLoader(clips, sampler=sampler, batch_size=None, num_workers=2)
+    rest = iter(DataLoader(clips, sampler=sampler, batch_size=None, num_workers=2))
+    released.set()
     got += [hashes(batch) for batch in rest]
     assert got == from_disk[0]
 
@@ -380,7 +391,8 @@ def test_a_worker_does_not_wait_for_what_its_parent_asked_for(open_remote, from_
 def test_clips_that_are_on_their_way_stay_behind_in_a_pickle(open_remote):
     dataset = open_remote()
     clips = ClipDataset(dataset, SPEC, seed=3)
-    sampler = EpochBatches(EpochOrders(dataset, seed=3, shuffle=Shuffle()), Share(2))
+    orders = EpochOrders(dataset, seed=3, shuffle=Shuffle())
+    sampler = EpochBatches(orders, Share(2), num_workers=0)
     clips[next(iter(sampler))]
     assert clips._started
     copied = multiprocessing.reduction.ForkingPickler.loads(
@@ -442,7 +454,7 @@ def test_a_fault_of_the_next_batch_does_not_end_the_present_one(bucket, open_rem
 
 def test_a_reader_that_is_stopped_by_hand_ends_its_workers(open_remote, bucket, workers_left):
     """Ctrl-C while a batch is waited for."""
-    loader = make_loader(open_remote(), workers=2)
+    loader = make_loader(open_remote(), workers=1)
     next(iter(loader))
     bucket.proxy.go_away()
     timer = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])

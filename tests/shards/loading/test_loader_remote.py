@@ -20,6 +20,10 @@ from gopstream.shards import ShardDataset, StreamingLoader, view_batches  # noqa
 from gopstream.shards.byte_ranges import ReadOptions  # noqa: E402
 from gopstream.shards.loading import clip_reader  # noqa: E402
 from gopstream.shards.loading.clip_spec import View  # noqa: E402
+from gopstream.shards.loading.clips import ClipDataset  # noqa: E402
+from gopstream.shards.loading.epoch_orders import EpochOrders  # noqa: E402
+from gopstream.shards.loading.order import Shuffle  # noqa: E402
+from gopstream.shards.loading.places import EpochBatches, Share  # noqa: E402
 from gopstream.shards.storage import open_storage  # noqa: E402
 from s3_server import wait_until  # noqa: E402
 from web_server import running_web_server  # noqa: E402
@@ -120,15 +124,15 @@ def ranges_of(bucket):
 def test_requests_and_bytes_are_those_of_the_cost_model(bucket, on_s3, gap_bytes):
     dataset = on_s3(ReadOptions(cache=None, merge_gap_bytes=gap_bytes))
     asked = watch_spans(dataset)
-    loader = make_loader(dataset)
-    batches = list(loader)
-    # The bytes of the epoch's batches, and of the one that comes after it.
-    assert len(asked) == sum(len(batch.keys) for batch in batches) + 2
+    clips = ClipDataset(dataset, SPEC, seed=3)
+    orders = EpochOrders(dataset, seed=3, shuffle=Shuffle())
+    for places in EpochBatches(orders, Share(2)):
+        clips[places]
+    assert len(asked) == 6
     costs = [model_cost(spans, merge_gap_bytes=gap_bytes) for spans in asked]
     expected = Counter(request for cost in costs for request in cost.requests)
-    wait_until(lambda: ranges_of(bucket).total() >= expected.total())
     assert ranges_of(bucket) == expected
-    wait_until(lambda: dataset.counters.requests == expected.total())
+    assert dataset.counters.requests == expected.total()
     assert dataset.counters.retries == 0
     assert dataset.counters.bytes_read == sum(end - begin for _, begin, end in expected.elements())
     assert dataset.counters.bytes_wanted == sum(cost.bytes_wanted for cost in costs)
