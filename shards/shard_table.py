@@ -118,6 +118,8 @@ def _parse_manifest(text: str, split: str, kinds: Sequence[str]) -> ShardTable:
             file = value["files"].get(f"{name}.{kind}")
             sizes.append(-1 if file is None else int(file["num_bytes"]))
             digests.append("" if file is None else _digest(file["sha256"]))
+    if len(set(names)) < len(names):
+        raise ValueError("a shard stands there twice")
     check_format(rest, f"{split}/{MANIFEST_FILE}")
     return ShardTable(
         split=rest["split"],

@@ -83,7 +83,7 @@ class ClipDataset(Dataset[ClipBatch | Filled]):
         # come, since another batch was asked for, is dropped.
         self._started = {}
         if self._dataset.is_remote:
-            self._started = {place: self._start(place) for place in batch.ahead}
+            self._start_ahead(batch.ahead)
         return self._reader.read(started, [place.is_repeat for place in batch.places])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -93,6 +93,13 @@ class ClipDataset(Dataset[ClipBatch | Filled]):
     def use(self, slots: SharedSlots | None) -> None:
         """Let workers fill shared slots; to be said before they are started."""
         self._reader.use(slots)
+
+    def _start_ahead(self, places: Sequence[Place]) -> None:
+        for place in places:
+            try:
+                self._started[place] = self._start(place)
+            except ShardError:
+                return  # the store is away: asked again, and said, in its turn
 
     def _start(self, place: Place) -> Clip:
         def start() -> StartedClip:
@@ -160,13 +167,20 @@ def _start(
     *,
     position: int,
 ) -> Clip:
-    """Ask for a clip; one that cannot be must not end the batch that it is ahead of."""
+    """Ask for a clip; one that cannot be must not end the batch that it is ahead of.
+
+    Raises:
+        ShardError: If the store does not give the index; who waited for it once waits no more.
+    """
     try:
         return start()
+    except OSError as error:
+        where = f"sample {sample} of {dataset.root}/{dataset.split}"
+        raise ShardError(f"{where}: {error}") from error
     except ShardError as error:  # said in its turn
         try:
             key = dataset.key(sample)
-        except _DAMAGE:
+        except (ShardError, OSError):
             key = ""
         return UnreadableClip(error, key=key, position=position)
 
