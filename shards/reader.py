@@ -32,7 +32,8 @@ from gopstream.shards.sample_parts import (
 )
 from gopstream.shards.sample_reading import PendingSample, Wanted, checked_contents
 from gopstream.shards.selection import Selection, class_weights, column_weights, select
-from gopstream.shards.shard_indexes import ShardIndexes, ShardTable, read_shard_table
+from gopstream.shards.shard_indexes import ShardIndexes
+from gopstream.shards.shard_table import ShardTable, read_shard_table
 from gopstream.shards.storage import Storage, as_storage
 
 if TYPE_CHECKING:

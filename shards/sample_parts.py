@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gopstream.pipeline.accumulation import BLOCK_PIXELS
 from gopstream.shards.byte_ranges import Span
 from gopstream.shards.encoding import decode_chunk
 from gopstream.shards.errors import DamageError, FormatError, ShardError
@@ -24,7 +25,6 @@ from gopstream.shards.layout import tar_name
 
 Buffer = bytes | memoryview
 
-_BLOCK_PIXELS: Final = 8
 # ITU-T T.81, B.2.2: a JPEG states its sides in 16 bits.
 _LARGEST_SIDE: Final = 65_535
 # ITU-T H.264, 8.4.1: past and future.
@@ -289,7 +289,7 @@ def _check_facts(row: SampleRow, facts: SampleFacts) -> None:
         ("frames", facts.num_frames, 0 < facts.num_frames == len(row.frame_flags())),
         ("num_lists", num_lists, 0 < num_lists <= _MOST_LISTS),
         ("frame_size", facts.frame_size, _is_size(facts.frame_size, 1)),
-        ("coded_size", facts.coded_size, _is_size(facts.coded_size, _BLOCK_PIXELS)),
+        ("coded_size", facts.coded_size, _is_size(facts.coded_size, BLOCK_PIXELS)),
         (
             "display_rect",
             facts.display_rect,

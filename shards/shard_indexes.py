@@ -24,10 +24,7 @@ from gopstream.shards.layout import (
     check_size,
     index_name,
 )
-from gopstream.shards.shard_table import ShardTable, read_shard_table
 from gopstream.shards.storage import Storage
-
-__all__ = ["ShardIndexes", "ShardTable", "read_shard_table"]
 
 MAX_OPEN: Final = 64
 MAX_LOCAL_BYTES: Final = 16 << 20

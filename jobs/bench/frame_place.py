@@ -22,7 +22,6 @@ import numpy.typing as npt
 import simplejpeg
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from gopstream.jobs.bench.motion_place import (
@@ -31,6 +30,7 @@ from gopstream.jobs.bench.motion_place import (
     NUM_FRAMES,
     SIZE,
     STRIDE,
+    batch_table,
     seconds,
 )
 from gopstream.jobs.bench.proof_report import parse_arguments, usable_videos, write_report
@@ -160,14 +160,6 @@ def measure_batch(clips: Sequence[EncodedClip], *, devices: Sequence[str]) -> di
     return row
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> Table:
-    table = Table("of a batch, per clip", *(row["size"] for row in rows))
-    for name in rows[0]:
-        if name != "size":
-            table.add_row(name, *(f"{row[name]:,}" for row in rows))
-    return table
-
-
 def main() -> int:
     """Run the comparison; returns the exit code."""
     arguments = parse_arguments("frame_place", "Decoded frames: worker or device?")
@@ -199,7 +191,7 @@ def main() -> int:
     }
     write_report(arguments.json_file, content, name="frame_place")
     if rows:
-        Console(width=110).print(_table(rows))
+        Console(width=110).print(batch_table("of a batch, per clip", rows))
     if "cuda" not in devices:
         Console().print("no CUDA device: nothing here says what nvJPEG does", soft_wrap=True)
     Console().print("\n".join(failures) or "both roads agree", markup=False, soft_wrap=True)

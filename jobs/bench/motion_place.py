@@ -216,8 +216,14 @@ def _on_device(batch: MotionBatch, fields: Sequence[CellMotion], device: str) ->
     return times
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> Table:
-    table = Table("of a batch, JPEG decoding on one core = 1", *(row["size"] for row in rows))
+def batch_table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """Return the figures of batches beside each other.
+
+    Args:
+        title: What they are.
+        rows: Of each batch: ``size``, which heads its column, and figures by name.
+    """
+    table = Table(title, *(row["size"] for row in rows))
     for name in rows[0]:
         if name != "size":
             table.add_row(name.replace("_", " "), *(f"{row[name]:,}" for row in rows))
@@ -253,7 +259,7 @@ def main() -> int:
     }
     write_report(arguments.json_file, content, name="motion_place")
     if rows:
-        Console(width=110).print(_table(rows))
+        Console(width=110).print(batch_table("of a batch, JPEG decoding on one core = 1", rows))
     Console().print("\n".join(failures) or "both roads agree", markup=False, soft_wrap=True)
     return 1 if failures else 0
 

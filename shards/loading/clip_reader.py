@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
+from gopstream.pipeline.accumulation import BLOCK_PIXELS
 from gopstream.shards.errors import DamageError, ShardError
 from gopstream.shards.loading.clip_spec import ClipSpec, MotionSpec, VectorSpec, View
 from gopstream.shards.loading.device_frames import ClipFrames, EncodedClip
@@ -32,7 +33,6 @@ from gopstream.shards.reader import ShardDataset
 from gopstream.shards.sample_parts import Buffer, MotionWindow, SampleFacts, signed_residual
 from gopstream.shards.sample_reading import Fetched, PendingSample, Wanted
 
-_BLOCK_PIXELS = 8
 _QUARTERS_PER_PIXEL = np.float32(4.0)
 
 
@@ -77,7 +77,7 @@ def start_training_clip(
             rng=rng,
             label=label,
         )
-    return StartedClip(dataset, sample, spec, positions, transform, position=position)
+    return StartedClip(dataset, sample, spec, positions, transform, facts=facts, position=position)
 
 
 def start_view(
@@ -103,7 +103,7 @@ def start_view(
         transform = view_transform(
             spec.transform, frame_size=facts.frame_size, crop=view.crop, num_crops=view.num_crops
         )
-    return StartedClip(dataset, sample, spec, positions, transform, position=position)
+    return StartedClip(dataset, sample, spec, positions, transform, facts=facts, position=position)
 
 
 @contextmanager
@@ -181,6 +181,7 @@ class StartedClip:
         positions: npt.NDArray[np.int64],
         transform: ClipTransform,
         *,
+        facts: SampleFacts,
         position: int,
     ) -> None:
         """Ask for the bytes.
@@ -191,6 +192,7 @@ class StartedClip:
             spec: What to read.
             positions: (T,) stored frames of the clip.
             transform: Of the clip.
+            facts: Of the sample.
             position: In the epoch, for messages and draws.
         """
         self.key = dataset.key(sample)
@@ -198,7 +200,7 @@ class StartedClip:
         self.position = position
         self._spec, self._transform = spec, transform
         self._where = dataset.name_of(sample)
-        self._facts = facts = dataset.sample(sample)
+        self._facts = facts
         self._numbers, self._places = np.unique(positions, return_inverse=True)
         self._sampled = facts.frame_index_of_jpeg[positions].astype(np.int64)
         first, last = int(self._sampled.min()), int(self._sampled.max())
@@ -287,7 +289,7 @@ class StartedClip:
             frame_size=facts.frame_size,
             display_rect=facts.display_rect,
             blocks=(window.motion.shape[2], window.motion.shape[3]),
-            block_pixels=_BLOCK_PIXELS,
+            block_pixels=BLOCK_PIXELS,
         )
         linear = vector_matrix(
             geometry, frame_size=facts.frame_size, display_rect=facts.display_rect
