@@ -1,6 +1,7 @@
 """What the commands share: where results go, and which folders are understood."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from gopstream.jobs.errors import UserError
 if TYPE_CHECKING:
     from gopstream.pipeline.object_store import StoreOptions
     from gopstream.pipeline.options import ExtractionOptions
+    from gopstream.shards.byte_ranges import Cache, ReadOptions
 
 # The object store reads them too, in this order; it panics at what is not an address.
 _ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
@@ -23,6 +25,7 @@ _ENDPOINT: Final = re.compile(
     r"(/[A-Za-z0-9._~%/-]*)?"
 )
 _MAX_PORT: Final = 65535
+_GIGABYTE: Final = 10**9
 
 JsonFile = Annotated[
     str | None,
@@ -72,6 +75,60 @@ class StoreArguments:
             credentials_command=self.credentials_command,
             profile=self.profile or os.environ.get("AWS_PROFILE") or _default_profile(),
         )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ReadingArguments:
+    """How samples are read, and what becomes of those that cannot be."""
+
+    cache: str = "auto"
+    """Where whole shards from object storage are kept: a folder, with --cache-gb; auto, which is
+    ~/.cache/gopstream and up to half of the free disk; or off."""
+    cache_gb: float | None = None
+    """How many GB the folder of --cache may hold, of all datasets together."""
+    fetch: Literal["ranges", "shards"] = "ranges"
+    """Ask object storage for the bytes of each clip (ranges), or for whole shards when one is
+    first read: for datasets that fit into the cache, or with train.shuffle=windows."""
+    on_error: Literal["raise", "skip"] | None = None
+    """Stop at a clip whose bytes are damaged or missing (raise), or leave it out and count it
+    (skip); by default training does as train.on_error of the recipe says, and evaluation stops."""
+
+    def options(self) -> "ReadOptions":
+        """Return how samples are read.
+
+        Raises:
+            UserError: If a value cannot be meant, or two do not go together.
+        """
+        from gopstream.shards.byte_ranges import ReadOptions
+
+        cache = self._cache()
+        if self.fetch == "shards" and cache is None:
+            raise UserError("--fetch shards needs a cache, got --cache off; leave that at auto")
+        return ReadOptions(cache=cache, fetch=self.fetch)
+
+    def _cache(self) -> "Cache | Literal['auto'] | None":
+        from gopstream.shards.byte_ranges import Cache
+
+        num_bytes = None if self.cache_gb is None else self.cache_gb * _GIGABYTE
+        if num_bytes is not None and not 1 <= num_bytes < math.inf:
+            raise UserError(f"--cache-gb must be a size above 0, got {self.cache_gb:g}")
+        if self.cache in ("auto", "off"):
+            if num_bytes is not None:
+                raise UserError(
+                    "--cache-gb is the size of a folder that --cache names, got --cache "
+                    f"{self.cache}; name one, such as --cache ~/.cache/gopstream"
+                )
+            return "auto" if self.cache == "auto" else None
+        folder = Path(self.cache).expanduser()
+        # A word that is mistyped must not become a folder, nor an address.
+        if "://" in self.cache or not (os.sep in self.cache or (self.cache and folder.is_dir())):
+            raise UserError(
+                f"--cache must be auto, off or a folder such as ./cache, got {self.cache!r}"
+            )
+        if num_bytes is None:
+            raise UserError(f"--cache {self.cache} needs --cache-gb: how much it may hold")
+        return Cache(folder, int(num_bytes))
 
 
 def _endpoint(option: str | None) -> str | None:

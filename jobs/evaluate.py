@@ -1,6 +1,7 @@
 """Multi-view evaluation of a checkpoint on a split."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gopstream.jobs.checkpoint import load_checkpoint
-from gopstream.jobs.console import progress
+from gopstream.jobs.console import progress, say
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.network import (
     build_network,
@@ -20,8 +21,10 @@ from gopstream.jobs.network import (
 )
 from gopstream.jobs.recipe import recipe_from
 from gopstream.models.catalogue import InputContract, find_model
+from gopstream.shards.byte_ranges import ReadOptions
 from gopstream.shards.loading.batch import ClipBatch
 from gopstream.shards.loading.clip_spec import View
+from gopstream.shards.loading.clips import OnError
 from gopstream.shards.loading.loader import view_batches
 from gopstream.shards.reader import ShardDataset
 from gopstream.shards.storage import Storage
@@ -49,6 +52,8 @@ def evaluate(
     zero_motion: bool = False,
     workers: int = 0,
     force: bool = False,
+    reading: ReadOptions | None = None,
+    on_error: OnError = "raise",
 ) -> dict[str, Any]:
     """Classify each sample by the mean of its views' probabilities.
 
@@ -61,17 +66,20 @@ def evaluate(
             takes from motion.
         workers: Processes that load.
         force: Use a dataset that was not made as the recipe asks, with a warning.
+        reading: How samples are read from object storage; None takes the defaults.
+        on_error: ``skip`` leaves out samples of which a view cannot be read, with a warning: what
+            is measured is the rest, by all views.
 
     Returns:
-        ``top1``, ``top5``, ``mean_class_accuracy``, ``samples``, ``views``, ``chance``,
-        ``per_class`` accuracy by name.
+        ``top1``, ``top5``, ``mean_class_accuracy``, ``samples`` (those measured), ``skipped``
+        (those left out), ``views``, ``chance``, ``per_class`` accuracy by name.
 
     Raises:
-        UserError: If checkpoint and dataset do not fit.
+        UserError: If checkpoint and dataset do not fit, or no sample can be read.
     """
     content = load_checkpoint(checkpoint)
     recipe = recipe_from(content["recipe"], where=str(checkpoint))
-    dataset = ShardDataset(root, split, labels=recipe.train.labels or None)
+    dataset = ShardDataset(root, split, labels=recipe.train.labels or None, reading=reading)
     if list(dataset.classes) != content["classes"]:
         raise UserError(f"{checkpoint} was trained on other classes than {dataset.root} has")
     if recipe.train.threads:
@@ -84,20 +92,43 @@ def evaluate(
     check_dataset(dataset, spec, data=recipe.data, force=force)
     contract = find_model(recipe.model.name).contract
     chosen = parse_views(views)
-    probabilities = []
+    batches = view_batches(
+        dataset,
+        spec,
+        batch_size=recipe.train.batch_size,
+        views=chosen,
+        workers=workers,
+        on_error=on_error,
+    )
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with (
         progress("evaluating", total=len(dataset) * len(chosen), unit="views") as advance,
         torch.inference_mode(),
     ):
-        for batch in view_batches(
-            dataset, spec, batch_size=recipe.train.batch_size, views=chosen, workers=workers
-        ):
+        for batch in _reported(batches):
             fed = _without_motion(batch, contract) if zero_motion else batch
-            probabilities.append(run_network(network, fed, contract).float().softmax(dim=1).cpu())
-            advance(len(batch.keys))
-    scores = torch.cat(probabilities).view(len(dataset), len(chosen), -1).mean(dim=1)
-    labels = torch.from_numpy(dataset.labels)
-    return _scores(scores, labels, dataset.classes) | {"views": views}
+            probabilities = run_network(network, fed, contract).float().softmax(dim=1).cpu()
+            parts.append((batch.positions // len(chosen), batch.labels, probabilities))
+            advance(len(batch.keys) + len(batch.skipped))
+    samples, labels, probabilities = map(torch.cat, zip(*parts, strict=True))
+    is_whole = samples.bincount()[samples] == len(chosen)
+    labels = labels[is_whole][:: len(chosen)]
+    if not len(labels):
+        raise UserError(f"{dataset.root}/{split}: no sample can be read in all of its views")
+    scores = probabilities[is_whole].view(len(labels), len(chosen), -1).mean(dim=1)
+    facts = {"views": views, "skipped": len(dataset) - len(labels)}
+    return _scores(scores, labels, dataset.classes) | facts
+
+
+def _reported(batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
+    """Hand batches on, and say why the first view was left out, if one was."""
+    was_said = False
+    for batch in batches:
+        if batch.skipped and not was_said:
+            was_said = True
+            reason = batch.skipped[0].message
+            say(f"warning: a view was left out, and so its sample is not counted: {reason}")
+        yield batch
 
 
 def _without_motion(batch: ClipBatch, contract: InputContract) -> ClipBatch:

@@ -8,9 +8,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from gopstream.jobs.command_options import JsonFile, StoreArguments, ffmpeg_binary, report
+from gopstream.jobs.command_options import (
+    JsonFile,
+    ReadingArguments,
+    StoreArguments,
+    ffmpeg_binary,
+    report,
+)
 
 _STORE = StoreArguments()
+_READING = ReadingArguments()
 
 
 def train(
@@ -21,6 +28,7 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     force: Annotated[bool, Parameter(negative="")] = False,
+    reading: ReadingArguments = _READING,
     store: StoreArguments = _STORE,
     json_file: JsonFile = None,
 ) -> int:
@@ -47,20 +55,27 @@ def train(
     from gopstream.jobs.train import train as train_recipe
     from gopstream.shards.storage import open_storage
 
-    folder = out or Path("runs") / Path(recipe).stem
+    if reading.on_error is not None:
+        overrides = (*overrides, f"train.on_error={reading.on_error}")
     outcome = train_recipe(
         load_recipe(recipe, overrides),
         open_storage(data, store.options()),
-        out=folder,
+        out=out or Path("runs") / Path(recipe).stem,
         resume=resume,
         force=force,
+        reading=reading.options(),
     )
     if json_file != "-":
         print(
-            f"loss {outcome.loss:.4f}, {outcome.clips_per_second:.0f} clips/s; "
-            f"checkpoint: {outcome.checkpoint}"
+            f"loss {outcome.loss:.4f}, {outcome.clips_per_second:.0f} clips/s"
+            f"{_skips(outcome.num_skipped, 'clip')}; checkpoint: {outcome.checkpoint}"
         )
-    report({"checkpoint": str(outcome.checkpoint), "loss": outcome.loss}, json_file)
+    content = {
+        "checkpoint": str(outcome.checkpoint),
+        "loss": outcome.loss,
+        "skipped": outcome.num_skipped,
+    }
+    report(content, json_file)
     return 0
 
 
@@ -74,6 +89,7 @@ def evaluate(
     zero_motion: bool = False,
     workers: int = 0,
     force: Annotated[bool, Parameter(negative="")] = False,
+    reading: ReadingArguments = _READING,
     store: StoreArguments = _STORE,
     json_file: JsonFile = None,
 ) -> int:
@@ -109,15 +125,22 @@ def evaluate(
         zero_motion=zero_motion,
         workers=workers,
         force=force,
+        reading=reading.options(),
+        on_error=reading.on_error or "raise",
     )
     if json_file != "-":
         print(
             f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, mean class accuracy "
             f"{result['mean_class_accuracy']:.2%} on {result['samples']} samples "
-            f"(chance {result['chance']:.2%})"
+            f"(chance {result['chance']:.2%}){_skips(result['skipped'], 'sample')}"
         )
     report(result, json_file)
     return 0
+
+
+def _skips(count: int, thing: str) -> str:
+    """Return how many were left out, as the end of a sentence; nothing for none."""
+    return f"; {count} damaged {thing}{'s' * (count > 1)} left out" if count else ""
 
 
 def models(name: str | None = None, /, *, json_file: JsonFile = None) -> int:

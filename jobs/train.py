@@ -24,6 +24,7 @@ from gopstream.jobs.network import (
 )
 from gopstream.jobs.recipe import Recipe, TrainRecipe
 from gopstream.models.catalogue import find_model
+from gopstream.shards.byte_ranges import ReadOptions
 from gopstream.shards.loading.batch import ClipBatch
 from gopstream.shards.loading.loader import StreamingLoader
 from gopstream.shards.loading.order import Shuffle
@@ -41,6 +42,8 @@ class TrainOutcome(NamedTuple):
     loss: float
     """Mean of the last logged steps."""
     clips_per_second: float
+    num_skipped: int
+    """Clips that were left out since this process began, if the recipe allows that."""
 
 
 class _Run(NamedTuple):
@@ -59,6 +62,7 @@ def train(
     out: Path,
     resume: bool = False,
     force: bool = False,
+    reading: ReadOptions | None = None,
 ) -> TrainOutcome:
     """Train as the recipe says, to its last step.
 
@@ -66,8 +70,10 @@ def train(
         recipe: The run.
         root: Folder or address of the dataset.
         out: Folder of the run: checkpoint, log and the resolved recipe.
-        resume: Continue the run in ``out`` at its last checkpoint, exactly.
+        resume: Continue the run in ``out`` at its last checkpoint, exactly. Its
+            ``train.on_error`` may be another.
         force: Use a dataset that was not made as the recipe asks, with a warning.
+        reading: How samples are read from object storage; None takes the defaults.
 
     Raises:
         UserError: If the dataset or the recipe does not fit, ``out`` holds another run, or the
@@ -77,7 +83,7 @@ def train(
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
     torch.manual_seed(recipe.train.seed)
-    run = _prepare(recipe, root, force=force)
+    run = _prepare(recipe, root, force=force, reading=reading)
     step = _restore(run, out) if resume else 0
     out.mkdir(parents=True, exist_ok=True)
     (out / RECIPE_FILE).write_text(json.dumps(asdict(recipe), indent=2) + "\n")
@@ -92,12 +98,25 @@ def _check_out(out: Path, recipe: Recipe, *, resume: bool) -> None:
         return
     if not held.is_file():
         raise UserError(f"{out}: there is no run to resume")
-    if json.loads(held.read_text()) != json.loads(json.dumps(asdict(recipe))):
+    wanted = json.loads(json.dumps(asdict(recipe)))
+    if _what_decides(json.loads(held.read_text())) != _what_decides(wanted):
         raise UserError(f"{out} holds a run of another recipe (see {held}); nothing was changed")
 
 
-def _prepare(recipe: Recipe, root: Storage | Path | str, *, force: bool) -> _Run:
-    dataset = ShardDataset(root, recipe.train.split, labels=recipe.train.labels or None)
+def _what_decides(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe's content without what changes no step before a damaged clip comes.
+
+    So a run that such a clip has stopped can be told to go on without it.
+    """
+    train = {key: value for key, value in content["train"].items() if key != "on_error"}
+    return content | {"train": train}
+
+
+def _prepare(
+    recipe: Recipe, root: Storage | Path | str, *, force: bool, reading: ReadOptions | None
+) -> _Run:
+    labels = recipe.train.labels or None
+    dataset = ShardDataset(root, recipe.train.split, labels=labels, reading=reading)
     check_labels(dataset)
     network = build_network(recipe, len(dataset.classes))
     spec = clip_spec(recipe, network)
@@ -189,8 +208,9 @@ def _loop(run: _Run, recipe: Recipe, out: Path, *, first_step: int) -> TrainOutc
             if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
                 _save(run, recipe, out, step + 1)
     seconds = max(time.monotonic() - begun, 1e-9)
-    clips = (settings.steps - first_step) * settings.batch_size
-    return TrainOutcome(out / CHECKPOINT_FILE, mean_loss, clips / seconds)
+    num_skipped = run.loader.num_skipped
+    clips = (settings.steps - first_step) * settings.batch_size - num_skipped
+    return TrainOutcome(out / CHECKPOINT_FILE, mean_loss, clips / seconds, num_skipped)
 
 
 def _update(run: _Run, loss: Tensor, rate: float, clip_norm: float) -> None:

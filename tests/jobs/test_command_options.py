@@ -1,10 +1,15 @@
 """Options of the command line that are wrong end with a message that names them."""
 
+import math
+import re
+from pathlib import Path
+
 import pytest
 
 from gopstream.jobs import cli
-from gopstream.jobs.command_options import StoreArguments
+from gopstream.jobs.command_options import ReadingArguments, StoreArguments
 from gopstream.jobs.errors import UserError
+from gopstream.shards.byte_ranges import Cache, ReadOptions
 
 VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 NO_ADDRESSES = [
@@ -79,3 +84,55 @@ def test_a_command_says_it_without_a_traceback(capsys):
     said = capsys.readouterr().err
     assert "--endpoint must be an address" in said
     assert "Traceback" not in said and "panic" not in said
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder that holds the folder 'held'."""
+    (tmp_path / "held").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/of-mine")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cache"),
+    [
+        ({}, "auto"),
+        ({"cache": "off"}, None),
+        ({"cache": "/scratch/me", "cache_gb": 2}, Cache(Path("/scratch/me"), 2 * 10**9)),
+        ({"cache": "./auto", "cache_gb": 0.5}, Cache(Path("auto"), 5 * 10**8)),
+        ({"cache": "held", "cache_gb": 1e-9}, Cache(Path("held"), 1)),
+        ({"cache": "~/a", "cache_gb": 1}, Cache(Path("/home/of-mine/a"), 10**9)),
+    ],
+)
+def test_the_cache_is_the_one_that_was_named(here, arguments, cache):
+    assert ReadingArguments(**arguments).options() == ReadOptions(cache=cache)
+    if cache is not None:
+        whole = ReadingArguments(**arguments, fetch="shards").options()
+        assert whole == ReadOptions(cache=cache, fetch="shards")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (
+            {"cache_gb": 5},
+            "--cache-gb is the size of a folder that --cache names, got --cache auto",
+        ),
+        ({"cache": "off", "cache_gb": 5}, "folder that --cache names, got --cache off"),
+        ({"cache": "/scratch"}, "--cache /scratch needs --cache-gb: how much it may hold"),
+        ({"cache": "none", "cache_gb": 5}, "--cache must be auto, off or a folder such as"),
+        ({"cache": "Auto"}, "--cache must be auto, off or a folder such as ./cache, got 'Auto'"),
+        ({"cache": ""}, "--cache must be auto, off or a folder such as ./cache, got ''"),
+        ({"cache": "s3://a/b", "cache_gb": 5}, "--cache must be auto, off or a folder"),
+        ({"cache": "off", "fetch": "shards"}, "--fetch shards needs a cache, got --cache off"),
+        *[
+            ({"cache": cache, "cache_gb": size}, f"--cache-gb must be a size above 0, got {size:g}")
+            for cache in ("/scratch", "auto", "off")
+            for size in (0.0, -1.0, 1e-12, math.inf, -math.inf, math.nan)
+        ],
+    ],
+)
+def test_reading_that_cannot_be_meant_is_refused(here, arguments, reason):
+    with pytest.raises(UserError, match=re.escape(reason)):
+        ReadingArguments(**arguments).options()
