@@ -3,7 +3,6 @@
 Below this module only plain arguments travel.
 """
 
-import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -13,6 +12,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from gopstream.jobs.errors import UserError
+from gopstream.pipeline.nearest_name import did_you_mean
 from gopstream.shards.loading.transform_spec import TransformSpec
 
 
@@ -245,6 +245,4 @@ def _check_tuple(kinds: tuple[Any, ...], value: object, where: str) -> tuple[Any
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    listed = ", ".join(known)
-    return f"; did you mean {close[0]!r}?" if close else f"; there is {listed}"
+    return did_you_mean(name, known, cutoff=0.6) or f"; there is {', '.join(known)}"

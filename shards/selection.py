@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gopstream.pipeline.nearest_name import did_you_mean
 from gopstream.shards.errors import FormatError, ShardError
 from gopstream.shards.label_view import LEFT_OUT, LabelView, load_label_view
 from gopstream.shards.layout import MANIFEST_FILE, NO_LABEL, SAMPLES_FILE
@@ -25,7 +26,6 @@ from gopstream.shards.where import (
     WhereError,
     column_kind,
     compile_where,
-    nearest,
 )
 
 if TYPE_CHECKING:
@@ -103,6 +103,20 @@ def select(
     return Selection(positions, stored[positions], known if classes is None else tuple(classes))
 
 
+def stored_labels(indexes: ShardIndexes, classes: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return the labels that ``samples.parquet`` has, -1 without one: (N,).
+
+    Args:
+        indexes: Of all shards of the split.
+        classes: Names of the dataset's classes.
+
+    Raises:
+        ShardError: If ``samples.parquet`` is not there or is of other samples, or if pyarrow is
+            not installed.
+    """
+    return _scan(indexes, None, classes, view=None, wants_labels=True)[1]
+
+
 def class_weights(
     labels: npt.NDArray[np.integer[Any]], classes: Sequence[str], *, weights: Mapping[str, float]
 ) -> npt.NDArray[np.float64]:
@@ -119,7 +133,8 @@ def class_weights(
     names = [*classes, ""]
     unknown = [name for name in weights if name not in names]
     if unknown:
-        raise WhereError(f"weights: there is no class {unknown[0]!r}; {nearest(unknown[0], names)}")
+        hint = did_you_mean(unknown[0], names, cutoff=0.0)
+        raise WhereError(f"weights: there is no class {unknown[0]!r}{hint}")
     by_number = np.array([float(weights.get(name, 1.0)) for name in names])
     return np.take(by_number, labels)  # -1 is the last
 
@@ -145,8 +160,8 @@ def column_weights(
     weights = np.empty(int(indexes.starts[-1]), np.float64)
     with _table(indexes) as table:
         if column not in table.schema.names:
-            problem = f"there is no column {column!r}; {nearest(column, table.schema.names)}"
-            raise WhereError(f"weights: {problem}")
+            hint = did_you_mean(column, table.schema.names, cutoff=0.0)
+            raise WhereError(f"weights: there is no column {column!r}{hint}")
         if column_kind(table.schema.field(column).type) != "number":
             raise WhereError(f"weights: the column {column!r} does not hold numbers")
         for start, batch in _batches(indexes, table, {_KEEP: pc.field(column)}):
@@ -185,7 +200,8 @@ def _renumbering(classes: Sequence[str], known: Sequence[str]) -> npt.NDArray[np
     numbers = np.full(len(known) + 2, LEFT_OUT, np.int64)
     for number, name in enumerate(classes):
         if name not in known:
-            raise WhereError(f"classes: there is no class {name!r}; {nearest(name, known)}")
+            hint = did_you_mean(name, known, cutoff=0.0)
+            raise WhereError(f"classes: there is no class {name!r}{hint}")
         if numbers[known.index(name)] != LEFT_OUT:
             raise WhereError(f"classes: {name!r} is named twice")
         numbers[known.index(name)] = number
@@ -242,7 +258,7 @@ def _checked(
         kind = table.scanner(columns={_KEEP: where}).projected_schema.field(_KEEP).type
     except (pa.ArrowException, TypeError) as error:
         unknown = _UNKNOWN_FIELD.search(str(error))
-        hint = f"; {nearest(unknown[1], table.schema.names)}" if unknown else ""
+        hint = did_you_mean(unknown[1], table.schema.names, cutoff=0.0) if unknown else ""
         problem = str(error).partition("\n")[0]
         raise WhereError(
             f"where={where!s}: does not fit {SAMPLES_FILE} ({problem}){hint}"

@@ -10,11 +10,11 @@ import math
 import operator
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
+from gopstream.pipeline.nearest_name import did_you_mean
 from gopstream.shards.errors import ShardError
 
 if TYPE_CHECKING:
@@ -98,15 +98,6 @@ def compile_where(
     """
     compiler = _Compiler(text, schema, classes, has_own_labels)
     return Condition(compiler.truth(_parse(text)), tuple(sorted(compiler.used)))
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Return how a message goes on that says a name is unknown: the most similar that there is."""
-    listed = list(names)
-    if not listed:
-        return "there is none"
-    best = max(listed, key=lambda other: SequenceMatcher(None, name.lower(), other.lower()).ratio())
-    return f"the nearest is {best!r}"
 
 
 def _parse(text: str) -> ast.expr:
@@ -214,8 +205,8 @@ class _Compiler:
             return entry
         if entry.value not in self._classes:
             raise self._error(
-                f"there is no class {entry.value!r} for the column {LABEL_COLUMN!r}; "
-                f"{nearest(entry.value, self._classes)}"
+                f"there is no class {entry.value!r} for the column {LABEL_COLUMN!r}"
+                f"{did_you_mean(entry.value, self._classes, cutoff=0.0)}"
             )
         return _literal(self._classes.index(entry.value), entry.source)
 
@@ -274,7 +265,8 @@ class _Compiler:
         import pyarrow.compute as pc
 
         if name not in self._schema.names:
-            raise self._error(f"there is no column {name!r}; {nearest(name, self._schema.names)}")
+            hint = did_you_mean(name, self._schema.names, cutoff=0.0)
+            raise self._error(f"there is no column {name!r}{hint}")
         if name == LABEL_COLUMN and not self._has_own_labels:
             raise self._error(
                 f"the column {name!r} has the labels that the dataset was made with, not those in "

@@ -6,7 +6,6 @@ use; ``imgaug`` is the two-operation policy of the recipes built on MMAction's `
 A drawn step either moves pixels (``GEOMETRIC_OPS``) or changes them (``APPEARANCE_OPS``).
 """
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -18,6 +17,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from gopstream.pipeline.nearest_name import did_you_mean
 
 FULL_MAGNITUDE: Final = 10.0
 _TIMM_GREY: Final = 128
@@ -260,8 +261,7 @@ def _check(word: str, known: tuple[str, ...], what: str) -> None:
     """Refuse a word that is not known, naming the nearest."""
     if word in known:
         return
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    hint = did_you_mean(word, known)
     raise ValueError(f"{what} {word!r}{hint}; there are: {', '.join(known) or 'none'}")
 
 

@@ -1,10 +1,10 @@
 """How a recipe transforms clips: plain numbers and names, checked once."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+from gopstream.pipeline.nearest_name import did_you_mean
 from gopstream.shards.loading.appearance import EraseFill
 from gopstream.shards.loading.augment_policy import parse_policy
 
@@ -135,6 +135,5 @@ _RANGES: Final = (
 def _check_word(name: str, word: str, words: Sequence[str]) -> None:
     """Refuse a word that is not known, naming the nearest."""
     if word not in words:
-        close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        hint = did_you_mean(word, words)
         raise ValueError(f"{name} must be one of {', '.join(words)}, got {word!r}{hint}")

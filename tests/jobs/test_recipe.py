@@ -95,11 +95,15 @@ def test_override_below_a_value(minimal):
 
 def test_unknown_keys_name_the_nearest(minimal):
     refuse(
-        minimal, "unknown key 'learning_rat'; did you mean 'learning_rate'?", "train.learning_rat=1"
+        minimal,
+        "unknown key 'learning_rat' (did you mean 'learning_rate'?)",
+        "train.learning_rat=1",
     )
-    refuse(minimal, "unknown key 'trian'; did you mean 'train'?", "trian.steps=1")
+    refuse(minimal, "unknown key 'trian' (did you mean 'train'?)", "trian.steps=1")
     refuse(minimal, "unknown key 'qqq'; there is num_frames, stride,", "clip.qqq=1")
-    refuse(minimal, "data: unknown key 'shortside'; did you mean 'short_side'?", "data.shortside=1")
+    refuse(
+        minimal, "data: unknown key 'shortside' (did you mean 'short_side'?)", "data.shortside=1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +117,7 @@ def test_unknown_keys_name_the_nearest(minimal):
         ("train.split=3", "split: expected str, got 3"),
         ("transform.crop_scale=0.5", "crop_scale: expected 2 values in brackets, got 0.5"),
         ("transform.crop_scale=[1]", "crop_scale: expected 2 values in brackets, got [1]"),
-        ("transform.crop=arae", "crop: got 'arae'; did you mean 'area'"),
+        ("transform.crop=arae", "crop: got 'arae' (did you mean 'area'"),
         ("data.fps=fast", "data: fps: expected float, got 'fast'"),
         ("data.fps=0", "data: fps must be above 0, got 0"),
         ("data.short_side=-1", "data: short_side must be above 0, got -1"),
@@ -151,7 +155,7 @@ def test_missing_keys(tmp_path):
 
 def test_unknown_recipe_names_the_nearest():
     refuse(
-        "dvt_tiny_dmo", "no recipe 'dvt_tiny_dmo'; did you mean 'dvt_tiny_demo'?; or give a file"
+        "dvt_tiny_dmo", "no recipe 'dvt_tiny_dmo' (did you mean 'dvt_tiny_demo'?); or give a file"
     )
 
 
