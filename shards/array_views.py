@@ -46,7 +46,7 @@ class _Entry(NamedTuple):
 
 
 def view_arrays(
-    content: bytes | mmap.mmap, *, is_checked: Callable[[str], bool]
+    content: bytes | memoryview | mmap.mmap, *, is_checked: Callable[[str], bool]
 ) -> dict[str, npt.NDArray[Any]] | None:
     """Return the arrays of a file, which keep its bytes alive and cannot be written.
 

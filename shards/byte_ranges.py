@@ -5,14 +5,15 @@ files, threads and connections of its own. No client of object storage is import
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from gopstream.pipeline.errors import StoreError
 from gopstream.shards.dataset_files import FileRecord
-from gopstream.shards.errors import DamageError
+from gopstream.shards.errors import DamageError, ShardError
 from gopstream.shards.local_storage import check_name
 from gopstream.shards.open_files import OpenFile, OpenFiles, PerProcess
 from gopstream.shards.storage import Storage
@@ -192,6 +193,12 @@ def open_ranges(
     return open_remote_ranges(storage, files=files, options=options or ReadOptions())
 
 
+# Linux has it, macOS does not.
+_CAN_ADVISE: Final = hasattr(os, "posix_fadvise")
+_LARGEST_ADVICE: Final = 16 << 20
+"""A damaged index may name any length; and what is long, the system reads ahead by itself."""
+
+
 class LocalRanges:
     """Reads files in a folder with ``pread``."""
 
@@ -207,8 +214,19 @@ class LocalRanges:
         return self._counters.get(ReadCounters)
 
     def start(self, spans: Sequence[Span]) -> "_LocalPending":
-        """Remember the spans; they are read when the result is asked for."""
-        return _LocalPending(self, list(spans))
+        """Remember the spans; they are read when the result is asked for.
+
+        The system is asked for them now, all at once: what is not in memory yet is then on its
+        way from the disk while other clips are decoded, not fetched piece by piece.
+        """
+        pending = _LocalPending(self, list(spans))
+        if _CAN_ADVISE:
+            # A file that is not there, and a name that is none, are said when it is read.
+            with suppress(OSError, ShardError):
+                for (_, offset, length), file in self._opened(spans):
+                    if length <= _LARGEST_ADVICE:
+                        os.posix_fadvise(file.descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+        return pending
 
     def expect(self, names: Sequence[str]) -> None:
         """Do nothing: the files are here."""
@@ -224,18 +242,26 @@ class LocalRanges:
 
     def read(self, spans: Sequence[Span]) -> list[bytes | memoryview]:
         """Read spans; see :meth:`Pending.result`."""
+        contents: list[bytes | memoryview] = [b""] * len(spans)
+        places = [place for place, span in enumerate(spans) if span.length]
+        for place, (span, file) in zip(places, self._opened(spans), strict=True):
+            contents[place] = read_span(file, span, where=str(self._root))
         counters = self.counters
-        contents: list[bytes | memoryview] = []
+        counters.requests += len(places)
+        num_bytes = sum(map(len, contents))
+        counters.bytes_wanted += num_bytes
+        counters.bytes_read += num_bytes
+        return contents
+
+    def _opened(self, spans: Sequence[Span]) -> Iterator[tuple[Span, OpenFile]]:
+        """Yield the spans that have bytes, with their files; mostly all are of one."""
+        name, file = "", None
         for span in spans:
             if span.length == 0:
-                contents.append(b"")
                 continue
-            content = read_span(self._files.get(span.name, self._open), span, where=str(self._root))
-            counters.requests += 1
-            counters.bytes_wanted += span.length
-            counters.bytes_read += span.length
-            contents.append(content)
-        return contents
+            if file is None or span.name != name:
+                name, file = span.name, self._files.get(span.name, self._open)
+            yield span, file
 
     def _open(self, name: str) -> int:
         path = self._root / check_name(name)

@@ -118,8 +118,20 @@ def load_index(storage: "Storage", name: str) -> ShardIndex:
         FileNotFoundError: If it is not there.
         FormatError: If it is damaged, not an index, or of a newer version.
     """
-    where = f"{storage.url}/{name}"
-    arrays = parse_array_file(storage.read(name), names=(), where=where)
+    return parse_index(storage.read(name), where=f"{storage.url}/{name}")
+
+
+def parse_index(content: bytes, *, where: str) -> ShardIndex:
+    """Return the index that a file holds.
+
+    Args:
+        content: The file.
+        where: Its place, for messages.
+
+    Raises:
+        FormatError: If it is damaged, not an index, or of a newer version.
+    """
+    arrays = parse_array_file(content, names=(), where=where)
     try:
         if "frame_flags" not in arrays:
             arrays["frame_flags"] = _flags_from_chunks(arrays)

@@ -87,6 +87,14 @@ class MixedDataset:
         number, own = self._place(position)
         return self.datasets[number].name_of(own)
 
+    def prefetch(self, samples: Sequence[int]) -> None:
+        """Say whose sizes will be asked for next, as :meth:`ShardDataset.prefetch`."""
+        if not self.is_remote:
+            return
+        places = [self._place(sample) for sample in samples]
+        for number, dataset in enumerate(self.datasets):
+            dataset.prefetch([own for of, own in places if of == number])
+
     def start(self, wanted: Wanted) -> PendingSample:
         """Ask for parts of a sample, as :meth:`ShardDataset.start`."""
         number, own = self._place(wanted.sample)

@@ -52,8 +52,14 @@ _ABORT_SECONDS: Final = 30.0
 class ObjectStorage:
     """The objects of a dataset below an address. Holds plain values: it travels to workers."""
 
-    def __init__(self, url: str, options: StoreOptions) -> None:
+    def __init__(self, url: str, options: StoreOptions, *, for_writing: bool = True) -> None:
         """Name the address; nothing is asked of the server.
+
+        Args:
+            url: The address.
+            options: How it is reached.
+            for_writing: Whether it will be written to. What is only read is soon given up if it
+                cannot be reached at all; see :attr:`StoreOptions.patience_seconds`.
 
         Raises:
             StoreError: If a dataset cannot be there.
@@ -66,6 +72,9 @@ class ObjectStorage:
             )
         self._url = url.rstrip("/")
         self._options = options
+        self._for_writing = for_writing
+        # A job that writes may begin while its store is away.
+        self._was_reached = for_writing
         self._place(for_upload=False)
 
     @property
@@ -206,12 +215,25 @@ class ObjectStorage:
         for_upload: bool = False,
     ) -> _Result:
         place = self._place(name, for_upload=for_upload)
-        return patiently(lambda: action(place), place=place, what=what, options=self._options)
+        try:
+            result = patiently(
+                lambda: action(place),
+                place=place,
+                what=what,
+                options=self._options,
+                was_reached=self._was_reached or for_upload,
+            )
+        except FileNotFoundError:  # it says so itself
+            self._was_reached = True
+            raise
+        self._was_reached = True
+        return result
 
     def _place(self, name: str | None = None, *, for_upload: bool) -> Place:
         if for_upload:
             self._check_writable()
         root = open_place(self._url, self._options, for_upload=for_upload)
+        root = root._replace(is_for_reading=not self._for_writing and not for_upload)
         if name is None:
             return root
         path = (PurePosixPath(root.path) / check_name(name)).as_posix()

@@ -142,7 +142,8 @@ def open_storage(
             (``https://host/folder``) is for reading by name: nothing there can be written or
             listed.
         options: How object storage is reached; None takes the defaults.
-        for_writing: Whether it will be written to.
+        for_writing: Whether it will be written to. Otherwise object storage that cannot be
+            reached at all is given up after some 10 seconds, until it has answered once.
 
     Raises:
         StoreError: If the address is of an unknown kind, or is to be written to and cannot be.
@@ -156,7 +157,7 @@ def open_storage(
         )
     from gopstream.shards.object_storage import ObjectStorage
 
-    return ObjectStorage(url, options or StoreOptions())
+    return ObjectStorage(url, options or StoreOptions(), for_writing=for_writing)
 
 
 def as_storage(place: Storage | Path | str) -> Storage:

@@ -14,39 +14,33 @@ Dimensions: B clips of a batch.
 
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 import torch
-from rich.console import Console
 from torch import Tensor
 
-from gopstream.jobs.bench.motion_place import (
-    BATCH,
+from gopstream.jobs.bench.device_places import (
     CLIPS_PER_VIDEO,
     NUM_FRAMES,
     SIZE,
+    SPAN,
     STRIDE,
-    batch_table,
+    Comparison,
+    random_crop,
     seconds,
 )
-from gopstream.jobs.bench.proof_report import parse_arguments, usable_videos, write_report
 from gopstream.pipeline.clip import Clip
-from gopstream.pipeline.extract import extract_clip
-from gopstream.pipeline.options import ExtractionOptions
 from gopstream.shards.loading.device_frames import (
     ClipFrames,
     EncodedClip,
     collate_frames,
     decode_frames,
 )
-from gopstream.shards.loading.geometry import Geometry, area_box
 from gopstream.shards.loading.resampling import resample_frames
 
-_SPAN: Final = (NUM_FRAMES - 1) * STRIDE + 1
 _MEAN_LEVELS: Final = {"cpu": 0.0, "cuda": 1.0}
 """How far the device's frames may be from the worker's, in the mean of a batch."""
 
@@ -69,35 +63,19 @@ def levels_between(first: Tensor, second: Tensor) -> Levels:
     )
 
 
-def cut_clips(clip: Clip, rng: np.random.Generator, *, where: str) -> Iterator[EncodedClip]:
+def cut_clips(clip: Clip, rng: np.random.Generator, where: str) -> Iterator[EncodedClip]:
     """Yield clips at random places, with random crops."""
     for _ in range(CLIPS_PER_VIDEO):
-        first = int(rng.integers(clip.num_frames - _SPAN + 1))
-        sampled = range(first, first + _SPAN, STRIDE)
-        box = area_box(
-            clip.frame_size, scale=(0.08, 1.0), ratio=(0.75, 1.3333), draws=rng.random((10, 4))
-        )
+        first = int(rng.integers(clip.num_frames - SPAN + 1))
+        sampled = range(first, first + SPAN, STRIDE)
         frames = ClipFrames(
             where=where,
             numbers=tuple(sampled),
             places=tuple(range(NUM_FRAMES)),
             frame_size=clip.frame_size,
-            geometry=Geometry(box, SIZE, bool(rng.random() < 0.5)),
+            geometry=random_crop(clip, rng),
         )
         yield EncodedClip([clip.jpegs[frame] for frame in sampled], frames)
-
-
-def batches_by_size(folder: Path) -> dict[str, list[EncodedClip]]:
-    """Cut clips of the videos of a folder; a batch for each size of frames, WxH."""
-    rng = np.random.default_rng(0)
-    options = ExtractionOptions(planes=("frames", "motion"))
-    found: dict[str, list[EncodedClip]] = {}
-    for facts in usable_videos(folder):
-        clip = extract_clip(facts.path, options=options)
-        if clip.num_frames >= _SPAN:
-            size = "x".join(map(str, clip.frame_size))
-            found.setdefault(size, []).extend(cut_clips(clip, rng, where=facts.path.name))
-    return {size: clips[:BATCH] for size, clips in found.items()}
 
 
 def worker_frames(clips: Sequence[EncodedClip], *, repeat_colours: bool = False) -> Tensor:
@@ -126,6 +104,11 @@ def compare(clips: Sequence[EncodedClip], *, device: str) -> dict[str, Levels]:
     }
 
 
+def fault(clips: Sequence[EncodedClip], device: str) -> str | None:
+    """Say how the device's frames of a batch are not what they must be; None if they are."""
+    return breach(compare(clips, device=device), device=device)
+
+
 def breach(levels: dict[str, Levels], *, device: str) -> str | None:
     """Say how the frames of a device are not what they must be; None if they are."""
     against = "repeated colours" if device == "cuda" else "worker"
@@ -135,7 +118,7 @@ def breach(levels: dict[str, Levels], *, device: str) -> str | None:
     return f"{device}: {found:g} levels from {against} in the mean, {allowed:g} allowed"
 
 
-def measure_batch(clips: Sequence[EncodedClip], *, devices: Sequence[str]) -> dict[str, Any]:
+def measure_batch(clips: Sequence[EncodedClip], devices: Sequence[str]) -> dict[str, Any]:
     """Time both roads for one batch, in clips per second, and count what each sends."""
     batch, pixels = collate_frames(clips), worker_frames(clips)
     times = {
@@ -160,43 +143,23 @@ def measure_batch(clips: Sequence[EncodedClip], *, devices: Sequence[str]) -> di
     return row
 
 
-def main() -> int:
-    """Run the comparison; returns the exit code."""
-    arguments = parse_arguments("frame_place", "Decoded frames: worker or device?")
-    torch.set_num_threads(1)
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    batches = batches_by_size(arguments.videos)
-    failures = [
-        f"{size}: {text}"
-        for size, clips in batches.items()
-        for device in devices
-        if (text := breach(compare(clips, device=device), device=device)) is not None
-    ]
-    rows = [
-        {"size": size, **measure_batch(clips, devices=devices)} for size, clips in batches.items()
-    ]
-    if not rows:
-        failures.append(f"no video has {_SPAN} frames: nothing was compared")
-    content = {
+COMPARISON: Final = Comparison(
+    name="frame_place",
+    title="Decoded frames: worker or device?",
+    table_title="of a batch, per clip",
+    facts={
         "claim": "frames decoded on the device are the worker's: on the CPU in every bit, on "
         f"CUDA within {_MEAN_LEVELS['cuda']:g} level in the mean but for colours at 4:2:0, which "
         "it repeats",
-        "holds": not failures,
-        "failures": failures,
-        "device": torch.cuda.get_device_name() if "cuda" in devices else "none",
-        "torch": torch.__version__,
         "clip": f"{NUM_FRAMES}x{STRIDE}, {SIZE} pixels",
         "times": "of one core; CUDA by the clock, waiting for the device",
-        "batches": rows,
-    }
-    write_report(arguments.json_file, content, name="frame_place")
-    if rows:
-        Console(width=110).print(batch_table("of a batch, per clip", rows))
-    if "cuda" not in devices:
-        Console().print("no CUDA device: nothing here says what nvJPEG does", soft_wrap=True)
-    Console().print("\n".join(failures) or "both roads agree", markup=False, soft_wrap=True)
-    return 1 if failures else 0
+    },
+    cut=cut_clips,
+    fault=fault,
+    measure=measure_batch,
+    without_cuda="no CUDA device: nothing here says what nvJPEG does",
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(COMPARISON.run())

@@ -60,9 +60,9 @@ _NOTES: Final = (
     "decoders: one FFmpeg thread, files opened anew for each clip; torchcodec in both seek modes, "
     "with the FFmpeg of PyAV's wheel",
     "the ceiling: simplejpeg and the same resize from memory, buffers reused, nothing else",
-    "the S3 server is a small one of our own that sends files from the kernel ; it "
-    "shares the cores with the loader; 'GET loop' is what the same "
-    "client gets of it without a loader",
+    "the S3 server is a small one of our own that sends files from the kernel; it shares the "
+    "cores with the loader; 'GET loop' is what the same client gets of it without a loader",
+    "cold: the system was told to forget the shards' files before each measurement",
     "throttled: the server answers so many requests a second, evenly spaced",
 )
 

@@ -37,6 +37,7 @@ from gopstream.shards.loading.clip_spec import ClipSpec, MotionSpec
 from gopstream.shards.loading.loader import StreamingLoader
 from gopstream.shards.loading.transform import TransformSpec
 from gopstream.shards.reader import ShardDataset
+from gopstream.shards.shard_indexes import INDEX_KIND
 from gopstream.shards.storage import open_storage
 
 PREFETCH: Final = 2
@@ -82,13 +83,17 @@ def open_loader(
 
 
 def watch_spans(dataset: ShardDataset) -> list[list[Span]]:
-    """Return a list that grows by the spans of each clip that this process asks for."""
+    """Return a list that grows by the spans of each clip that this process asks for.
+
+    Indexes, which are asked for by the same road, are not among them.
+    """
     asked: list[list[Span]] = []
     ranges: Any = dataset._ranges
     start = ranges.start
 
     def watched(spans: Sequence[Span]) -> object:
-        asked.append(list(spans))
+        if not any(span.name.endswith(INDEX_KIND) for span in spans):
+            asked.append(list(spans))
         return start(spans)
 
     ranges.start = watched
@@ -189,6 +194,10 @@ def _disk_runners(job: dict[str, Any]) -> dict[str, Runner]:
                 open_dataset(folder), size, workers=0, crop=job["crop"]
             )
         runners[f"ceiling|{material}"] = _ceiling(open_dataset(folder), job)
+    if hasattr(os, "posix_fadvise"):
+        warm = _loading(open_dataset(first), size, workers=0, crop=job["crop"])
+        tars = sorted(Path(first, SPLIT).glob("*.tar"))
+        runners[f"disk, 0 workers, cold|{job['first']}"] = _cold(warm, tars)
     with_motion = open_loader(
         open_dataset(first), batch_size=size, workers=0, crop=job["crop"], with_motion=True
     )
@@ -218,6 +227,21 @@ def _stages(loader: StreamingLoader) -> Runner:
 def _loading(dataset: ShardDataset, batch_size: int, *, workers: int, crop: CropKind) -> Runner:
     loader = open_loader(dataset, batch_size=batch_size, workers=workers, crop=crop)
     return EndlessClips(loader, batch_size=batch_size, workers=workers).run
+
+
+def _cold(run: Runner, files: Sequence[Path]) -> Runner:
+    """Run from a disk of which the system remembers nothing; afterwards it does again."""
+
+    def cold(first: int, count: int) -> Reply:
+        for path in files:
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        reply = run(first, count)
+        for path in files:
+            path.read_bytes()
+        return reply
+
+    return cold
 
 
 def _ceiling(dataset: ShardDataset, job: dict[str, Any]) -> Runner:

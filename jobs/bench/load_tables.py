@@ -12,6 +12,7 @@ from gopstream.jobs.bench.load_rounds import core_rate, median_ratio
 _Answers = Mapping[str, list[dict[str, Any]]]
 
 _DISK: Final = "disk, 0 workers"
+_COLD: Final = "disk, 0 workers, cold"
 _DISK_TWO: Final = "disk, 2 workers"
 _STORE: Final = "S3, 0 workers"
 _STORE_TWO: Final = "S3, 2 workers"
@@ -38,6 +39,7 @@ def claims_of(content: Mapping[str, Any], answers: _Answers) -> list[dict[str, A
     for name in ("webdataset", "MosaicML streaming"):
         claims += _ratio(answers, f"one process, of {name}", (small, f"{name}|{SMALL}"))
     for name, runs, aim in (
+        ("one process, files not in memory, of files in memory", (f"{_COLD}|{SMALL}", small), None),
         ("two workers, of one process", (f"{_DISK_TWO}|{SMALL}", small), None),
         ("S3, of disk, two workers", (store, f"{_DISK_TWO}|{SMALL}"), 0.8),
         ("S3, of disk, one process", (f"{_STORE}|{SMALL}", small), None),

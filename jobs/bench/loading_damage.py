@@ -8,7 +8,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from gopstream.shards.byte_ranges import Span
+from gopstream.shards.dataset_files import FileRecord
 from gopstream.shards.index import (
     PIECE_PLANES,
     RESIDUAL_TAR,
@@ -122,6 +123,7 @@ def damages() -> dict[str, Damage]:
         "a cut index": _cut_index,
         "an index of another shard": _swap_index,
         "shards that changed places": _swap_tars,
+        "shards that changed places with their indexes": _swap_shards,
         "a JPEG of another size": _shrink_jpeg,
         "a cut manifest": _cut_manifest,
         "a flipped bit in the manifest's name of a shard": _rename_in_manifest,
@@ -203,6 +205,15 @@ def _swap_tars(victim: Victim) -> Harm:
         paths[0].write_bytes(second.ljust(size, b"\0"))
         paths[1].write_bytes(first.ljust(size, b"\0"))
     return Harm(shards=frozenset([victim.shard, victim.other]))
+
+
+def _swap_shards(victim: Victim) -> Harm:
+    """Exchange all files of two shards: each is whole, and not the one that the manifest names."""
+    paths = victim.path("index.npz"), _other(victim, "index.npz")
+    first, second = (path.read_bytes() for path in paths)
+    paths[0].write_bytes(second)
+    paths[1].write_bytes(first)
+    return _swap_tars(victim)
 
 
 def _other(victim: Victim, kind: str) -> Path:
@@ -314,4 +325,10 @@ def _set_sample(victim: Victim, change: tuple[str, Any]) -> Harm:
 
 
 def _write_index(victim: Victim, index: ShardIndex) -> None:
-    victim.path("index.npz").write_bytes(index_bytes(index))
+    """Write an index that the manifest knows: nothing but its content is wrong."""
+    content = index_bytes(index)
+    victim.path("index.npz").write_bytes(content)
+    files = json.loads((victim.root / SPLIT / MANIFEST_FILE).read_text())["shards"]
+    (held,) = (record["files"] for record in files if record["name"] == victim.shard)
+    held[index_name(victim.shard)] = asdict(FileRecord.of(content))
+    _change_in_manifest(victim, "files", held)

@@ -9,19 +9,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 
 from gopstream.pipeline.accumulation import BLOCK_PIXELS
 from gopstream.shards.errors import DamageError, ShardError
 from gopstream.shards.loading.clip_spec import ClipSpec, MotionSpec, VectorSpec, View
 from gopstream.shards.loading.device_frames import ClipFrames, EncodedClip
 from gopstream.shards.loading.device_motion import ClipMotion, accumulated_clip, clip_motion
+from gopstream.shards.loading.frame_decoding import FrameBuffer, decode_frames
 from gopstream.shards.loading.geometry import cells_under, vector_matrix
 from gopstream.shards.loading.order import draw_generator
 from gopstream.shards.loading.sampling import clip_positions, view_positions
 from gopstream.shards.loading.transform import (
     ClipTransform,
     draw_transform,
+    rows_shown,
     transform_field,
     transform_frames,
     transform_mask,
@@ -159,14 +160,14 @@ class UnreadableClip:
         self.position = position
         self._error = error
 
-    def read_into(self, out: Mapping[str, npt.NDArray[Any]]) -> LeftForDevice:
+    def read_into(self, out: Mapping[str, npt.NDArray[Any]], buffer: FrameBuffer) -> LeftForDevice:
         """Raise the error.
 
         Raises:
             DamageError: If the index says what cannot be, or is missing.
             FormatError: If the index is damaged.
         """
-        del out
+        del out, buffer
         raise self._error
 
 
@@ -216,8 +217,12 @@ class StartedClip:
             )
         )
 
-    def read_into(self, out: Mapping[str, npt.NDArray[Any]]) -> LeftForDevice:
+    def read_into(self, out: Mapping[str, npt.NDArray[Any]], buffer: FrameBuffer) -> LeftForDevice:
         """Decode the clip into the arrays that ``clip_arrays`` names.
+
+        Args:
+            out: The arrays.
+            buffer: For its frames before they are cropped; free again afterwards.
 
         Raises:
             DamageError: If bytes are damaged or missing; names shard and key.
@@ -229,7 +234,7 @@ class StartedClip:
         if spec.frames_on == "device":
             frames = self._encoded_frames(fetched.jpegs)
         else:
-            self._read_frames(fetched.jpegs, out["frames"])
+            self._read_frames(fetched.jpegs, out["frames"], buffer)
         if spec.motion is not None:
             assert window is not None
             motion = self._clip_motion(window, spec.motion)
@@ -254,32 +259,24 @@ class StartedClip:
         )
         return EncodedClip(jpegs, frames)
 
-    def _read_frames(self, jpegs: list[Buffer], out: npt.NDArray[np.uint8]) -> None:
+    def _read_frames(
+        self, jpegs: list[Buffer], out: npt.NDArray[np.uint8], buffer: FrameBuffer
+    ) -> None:
         """Decode each frame once, however often the clip repeats it."""
-        width, height = self._facts.frame_size
-        numbers = self._numbers.tolist()
-        for number, jpeg in zip(numbers, jpegs, strict=True):  # all, before memory is taken
-            with self._naming(number):
-                _check_size(jpeg, width=width, height=height)
+        frame_size = self._facts.frame_size
         try:
-            decoded = np.empty((len(jpegs), height, width, 3), np.uint8)
-        except MemoryError as error:
-            raise DamageError(
-                f"{self._where}: {len(jpegs)} frames of {width}x{height} do not fit into memory"
-            ) from error
-        for number, jpeg, pixels in zip(numbers, jpegs, decoded, strict=True):
-            with self._naming(number):
-                simplejpeg.decode_jpeg(jpeg, buffer=pixels)
+            decoded = decode_frames(
+                jpegs,
+                buffer,
+                frame_size=frame_size,
+                num_rows=rows_shown(self._transform, height=frame_size[1]),
+                numbers=self._numbers.tolist(),
+            )
+        except (ValueError, MemoryError) as error:
+            raise DamageError(f"{self._where}: {error}") from error
         if len(jpegs) < len(out):
             decoded = decoded[self._places]
         transform_frames(decoded, self._transform, out=out)
-
-    @contextmanager
-    def _naming(self, number: int) -> Iterator[None]:
-        try:
-            yield
-        except ValueError as error:
-            raise DamageError(f"{self._where}: JPEG {number} does not decode: {error}") from error
 
     def _clip_motion(self, window: MotionWindow, spec: MotionSpec) -> ClipMotion:
         facts, geometry = self._facts, self._transform.geometry
@@ -344,17 +341,6 @@ class StartedClip:
             planes, self._transform, frame_size=facts.frame_size, display_rect=facts.display_rect
         )
         out[:] = np.moveaxis(transformed, 1, 0)
-
-
-def _check_size(jpeg: Buffer, *, width: int, height: int) -> None:
-    """Read a JPEG's header.
-
-    Raises:
-        ValueError: If it is none, or has another size.
-    """
-    rows, columns = simplejpeg.decode_jpeg_header(jpeg)[:2]
-    if (columns, rows) != (width, height):
-        raise ValueError(f"it is {columns}x{rows}, not {width}x{height}")
 
 
 def _num_stored(dataset: ShardDataset | MixedDataset, sample: int, facts: SampleFacts) -> int:

@@ -21,6 +21,7 @@ from gopstream.shards.loading.clip_reader import (
 from gopstream.shards.loading.clip_spec import ClipSpec, View
 from gopstream.shards.loading.device_frames import EncodedClip, collate_frames
 from gopstream.shards.loading.device_motion import ClipMotion, collate_motion
+from gopstream.shards.loading.frame_decoding import FrameBuffer
 from gopstream.shards.loading.places import BatchPlaces, Place
 from gopstream.shards.loading.slots import Filled, SharedSlots
 from gopstream.shards.mixed_dataset import MixedDataset
@@ -75,6 +76,8 @@ class ClipDataset(Dataset[ClipBatch | Filled]):
         if self._process != os.getpid():
             # A worker was forked: it would wait for ever for what its parent asked for.
             self._started, self._process = {}, os.getpid()
+        soon = [*batch.places, *(batch.ahead if self._dataset.is_remote else ())]
+        self._dataset.prefetch([place.sample for place in soon if place not in self._started])
         started = [
             self._started.pop(place) if place in self._started else self._start(place)
             for place in batch.places
@@ -142,6 +145,7 @@ class ViewDataset(Dataset[ClipBatch | Filled]):
         Raises:
             ShardError: If a clip cannot be read; names shard and key.
         """
+        self._dataset.prefetch([number // len(self._views) for number in numbers])
         started = [self._start(number) for number in numbers]
         return self._reader.read(started, [False] * len(started))
 
@@ -196,6 +200,7 @@ class _BatchReader:
         self._on_error = on_error
         self._slots: SharedSlots | None = None
         self._num_filled = 0
+        self._buffer = FrameBuffer()
 
     def use(self, slots: SharedSlots | None) -> None:
         """Let workers fill shared slots; to be said before they are started."""
@@ -236,7 +241,8 @@ class _BatchReader:
         for clip, was_shown in zip(started, is_repeat, strict=True):
             row = len(facts.keys)
             try:
-                left = clip.read_into({name: array[row] for name, array in arrays.items()})
+                rows = {name: array[row] for name, array in arrays.items()}
+                left = clip.read_into(rows, self._buffer)
             except _DAMAGE as error:
                 if self._on_error == "raise":
                     raise

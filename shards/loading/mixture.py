@@ -9,23 +9,12 @@ Dimensions: D datasets, L positions of an epoch.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gopstream.shards.loading.order import Numbers, derived_seed, epoch_order
-
-
-class MixedPlace(NamedTuple):
-    """Where the sample of one position comes from."""
-
-    dataset: int
-    """Its number."""
-    epoch: int
-    """Of that dataset."""
-    position: int
-    """In that epoch of that dataset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +74,7 @@ def shares_of(total: int, weights: Sequence[float]) -> tuple[int, ...]:
 
 
 class MixedEpoch:
-    """The places of one epoch of a mixture."""
+    """Which dataset stands at each position of one epoch of a mixture."""
 
     def __init__(self, mixture: Mixture, *, seed: int, epoch: int) -> None:
         """Mix an epoch.
@@ -102,27 +91,12 @@ class MixedEpoch:
         slots = epoch_order(mixture.num_samples, seed=seed, epoch=epoch)
         self.datasets: Numbers = np.empty(len(slots), np.uint8 if len(ends) <= 256 else np.uint32)
         """(L,) number of the dataset at each position."""
-        self._turn: Numbers = np.empty(len(slots), slots.dtype)
         for number, (begin, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-            places = np.flatnonzero((slots >= begin) & (slots < end))
-            self.datasets[places] = number
-            self._turn[places] = np.arange(len(places))
+            self.datasets[(slots >= begin) & (slots < end)] = number
 
     def __len__(self) -> int:
         """Return L."""
         return len(self.datasets)
-
-    def __getitem__(self, position: int) -> MixedPlace:
-        """Return the place of a position.
-
-        Raises:
-            IndexError: If there is no such position.
-        """
-        if not 0 <= position < len(self):
-            raise IndexError(f"position {position} of {len(self)}")
-        number = int(self.datasets[position])
-        drawn = self._before[number] + int(self._turn[position])
-        return MixedPlace(number, *divmod(drawn, self._sizes[number]))
 
     def epochs_of(self, dataset: int) -> range:
         """Return the epochs of a dataset that this one draws from."""

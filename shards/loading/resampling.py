@@ -32,7 +32,7 @@ def resample_frames(frames: Pixels, geometry: Geometry, *, fill: int, out: Pixel
     target = torch.from_numpy(out)
     pixels = _tensor(frames)
     if geometry.warp is None:
-        target.copy_(_resized(pixels, geometry))
+        _resize(pixels, geometry, out=target)
         return
     scale = (geometry.box.width / geometry.size, geometry.box.height / geometry.size)
     planes = pixels.permute(0, 3, 1, 2)
@@ -68,16 +68,21 @@ def resample_plane(plane: npt.NDArray[np.int16], geometry: Geometry, *, to_plane
     return torch.where(inside, sampled, 0.0)[:, 0]
 
 
-def _resized(pixels: Tensor, geometry: Geometry) -> Tensor:
-    """Crop, resize and flip (T, H, W, 3)."""
+def _resize(pixels: Tensor, geometry: Geometry, *, out: Tensor) -> None:
+    """Crop, resize and flip (T, H, W, 3) into (T, size, size, 3)."""
     left, top, width, height = geometry.box
     part = pixels[:, top : top + height, left : left + width]
     size = geometry.size
-    if (width, height) != (size, size):
-        part = functional.interpolate(
-            part.permute(0, 3, 1, 2), (size, size), mode="bilinear", antialias=True
-        ).permute(0, 2, 3, 1)
-    return part.flip(2) if geometry.flip else part
+    if (width, height) == (size, size):
+        out.copy_(part)
+    else:
+        # What ``functional.interpolate`` calls; only here can the result be written in place.
+        torch.ops.aten._upsample_bilinear2d_aa.out(
+            part.permute(0, 3, 1, 2), [size, size], False, None, None, out=out.permute(0, 3, 1, 2)
+        )
+    if geometry.flip:
+        for frame in out:  # one by one: the copy that this takes then stays in the cache
+            frame.copy_(frame.flip(1))
 
 
 def _warped(

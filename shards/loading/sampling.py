@@ -162,36 +162,6 @@ def view_positions(
     return _back_inside(positions, total=total, overrun=overrun)
 
 
-def view_draws(view: int, *, num_views: int, num_frames: int) -> npt.NDArray[np.float64]:
-    """Return the draws of one of several evenly spread test clips; the only one is central.
-
-    :func:`view_positions` is exact where these floats are not, and knows the papers' rules.
-    """
-    return np.full(num_frames, (view + 0.5) / num_views)
-
-
-def segment_places(
-    positions: npt.NDArray[np.int64], *, totals: Sequence[int]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Find the samples that hold the frames of a clip over a video that was cut into several.
-
-    Args:
-        positions: (T,) stored frames, counted over the whole video.
-        totals: Stored frames of each of its samples, in order.
-
-    Returns:
-        (T,) number of the sample, and (T,) position in it.
-
-    Raises:
-        IndexError: If a position is not in the video.
-    """
-    starts = np.concatenate([[0], np.cumsum(totals)]).astype(np.int64)
-    if len(positions) and not 0 <= positions.min() <= positions.max() < starts[-1]:
-        raise IndexError(f"positions {positions.tolist()} of a video of {starts[-1]} frames")
-    samples = np.searchsorted(starts, positions, side="right").astype(np.int64) - 1
-    return samples, positions - starts[samples]
-
-
 def _num_starts(sampling: Sampling, *, total: int, num_frames: int, stride: int) -> int:
     """Return how many starts a dense clip has; at least the first frame."""
     length = (num_frames - 1) * stride + 1 if sampling == "dense" else num_frames * stride

@@ -32,6 +32,7 @@ __all__ = [
     "ClipTransform",
     "TransformSpec",
     "draw_transform",
+    "rows_shown",
     "transform_field",
     "transform_frame",
     "transform_frames",
@@ -48,6 +49,13 @@ def _of_frame(rows: Sequence[_Row], number: int) -> _Row | None:
     if not rows:
         return None
     return rows[0] if len(rows) == 1 else rows[number]
+
+
+def rows_shown(transform: ClipTransform, *, height: int) -> int:
+    """Return how many rows of a stored frame, from the top on, can be seen in the result."""
+    if transform.frame_ops or transform.geometry.warp is not None:
+        return height
+    return min(height, transform.geometry.box.top + transform.geometry.box.height)
 
 
 def transform_frames(

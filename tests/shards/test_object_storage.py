@@ -6,15 +6,28 @@ cannot be done ends in one clear error after the configured patience.
 
 import hashlib
 import http.client
+import http.server
+import ipaddress
 import os
+import pickle
+import ssl
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
+from datetime import datetime
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from gopstream.pipeline.errors import StoreError
+from gopstream.pipeline.object_store import StoreOptions
 from gopstream.shards.dataset_files import FileRecord
 from gopstream.shards.object_storage import ObjectStorage
+from gopstream.shards.storage import open_storage
 from gopstream.shards.tar import TarWriter
 from s3_server import EXPIRED, wait_until
 
@@ -172,6 +185,150 @@ def test_a_server_that_stays_away_is_a_clear_error(s3):
             storage.list_folders()
         with pytest.raises(StoreError, match=r"writing failed"):
             storage.write("a", b"1")
+
+
+@pytest.fixture
+def short_contact(monkeypatch):
+    """What has never answered is soon given up; each test has words of its own to say."""
+    monkeypatch.setattr("gopstream.pipeline.object_store._FIRST_CONTACT_SECONDS", 0.2)
+    monkeypatch.setattr("gopstream.pipeline.object_store._SAID_AT", {})
+
+
+def test_a_store_that_cannot_be_reached_is_soon_given_up_by_readers(s3, short_contact):
+    storage = open_storage(f"{s3.url}/set", s3.options(patience=3))
+    s3.proxy.go_away()
+    server = s3.proxy.url
+    with pytest.raises(
+        StoreError,
+        match=rf"{s3.url}/set/a: {server} cannot be reached \(Connection refused\), tried for 0",
+    ) as raised:
+        storage.read("a")
+    assert "--endpoint" in str(raised.value) and "run the same command" not in str(raised.value)
+    with pytest.raises(StoreError, match="cannot be reached"):  # still: it has never answered
+        storage.list_folders()
+
+
+@contextmanager
+def secured_server(folder):
+    """A server whose certificate nobody has signed, or without TLS if there is no folder."""
+    silent = {"log_message": lambda *_: None}
+    handler = type("Handler", (http.server.BaseHTTPRequestHandler,), silent)
+    server = http.server.HTTPServer(("127.0.0.1", 0), handler)
+    server.handle_error = lambda *_: None
+    if folder is not None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nobody")])
+        host = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        made = made.not_valid_before(datetime(2020, 1, 1)).not_valid_after(datetime(2120, 1, 1))
+        made = made.add_extension(x509.SubjectAlternativeName([host]), critical=False)
+        pem = made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        pem += key.private_bytes(serialization.Encoding.PEM, *form)
+        (folder / "pem").write_bytes(pem)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(folder / "pem")
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"https://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        ("no name", "failed to lookup address"),
+        ("no TLS", r"it does not speak TLS: perhaps http://"),
+        ("no signature", r"its certificate is not accepted: \w+\)"),
+    ],
+)
+def test_why_a_store_cannot_be_reached_is_said(short_contact, tmp_path, kind, cause):
+    with secured_server(tmp_path if kind == "no signature" else None) as server:
+        host = "https://no-such-host.invalid" if kind == "no name" else server
+        web = open_storage(f"{host}/set", StoreOptions(patience_seconds=2))
+        with pytest.raises(StoreError, match=rf"the server cannot be reached \({cause}.*address"):
+            web.size("dataset.json")
+        options = StoreOptions(
+            endpoint=host, region="us-east-1", patience_seconds=2, anonymous=True
+        )
+        bucket = open_storage("s3://bucket/set", options)
+        with pytest.raises(StoreError, match=rf"{host} cannot be reached \({cause}"):
+            bucket.read("dataset.json")
+
+
+def test_a_server_that_has_never_said_a_word_is_soon_given_up(s3, short_contact):
+    storage = open_storage(f"{s3.url}/set", s3.options(patience=1))  # silence ends after half of it
+    silent = s3.proxy.hang(after=0, times=100)
+    with pytest.raises(StoreError, match=r"cannot be reached \(it does not answer\)"):
+        storage.read("a")
+    assert silent.times == 99
+
+
+@pytest.mark.parametrize("answer", ["content", "absent", "slow down"])
+def test_a_store_that_has_answered_once_has_all_patience(s3, short_contact, answer):
+    storage = open_storage(f"{s3.url}/set", s3.options(patience=20))
+    s3.put("set/a", b"12")
+    if answer == "content":
+        storage.read("a")
+    elif answer == "absent":
+        assert not storage.exists("b")
+    else:
+        s3.proxy.answer(503, times=3)
+        storage.read("a")
+    travelled = pickle.loads(pickle.dumps(storage))
+    for one in (storage, travelled):
+        with s3.proxy.away_for(0.8):
+            assert one.read("a") == b"12"
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_a_job_that_writes_may_begin_while_its_store_is_away(s3, short_contact, write):
+    s3.put("set/a", b"12")
+    storage = open_storage(f"{s3.url}/set", s3.options(patience=20), for_writing=not write)
+    with s3.proxy.away_for(0.8):
+        if write:
+            storage.write("a", b"12")
+        else:
+            assert storage.read("a") == b"12"
+
+
+def test_a_server_that_is_busy_at_first_has_all_patience(s3, short_contact):
+    storage = open_storage(f"{s3.url}/set", s3.options(patience=20))
+    s3.put("set/a", b"12")
+    busy = s3.proxy.answer(503, times=6)
+    assert storage.read("a") == b"12"
+    assert busy.times == 0
+
+
+def test_readers_are_not_told_of_work_that_is_kept(s3):
+    storage = open_storage(f"{s3.url}/set", s3.options(patience=0.4))
+    assert not storage.exists("a")
+    with s3.proxy.away_for(1), pytest.raises(StoreError, match="reading failed for") as raised:
+        storage.read("a")
+    assert "kept" not in str(raised.value)
+    s3.proxy.valid_keys = {"another"}
+    with pytest.raises(StoreError, match="or do not allow it$"):
+        storage.read("a")
+
+
+def test_waiting_for_a_store_is_said_once(s3, short_contact, monkeypatch, caplog):
+    monkeypatch.setattr("gopstream.pipeline.object_store._SILENT_WAIT_SECONDS", 0.3)
+    storage = open_storage(f"{s3.url}/set", s3.options(patience=20))
+    s3.put("set/a", b"12")
+    assert storage.read("a") == b"12"
+    assert caplog.messages == []
+    for _ in range(2):
+        with s3.proxy.away_for(1.0):
+            assert storage.read("a") == b"12"
+    (message,) = caplog.messages
+    assert message.startswith(f"{s3.url}/set/a: reading has failed for 0 seconds (Connection ref")
+    assert message.endswith("given up after about 20 seconds")
+    assert {record.name for record in caplog.records} == {"gopstream"}
 
 
 def test_an_upload_to_a_server_that_stays_away_fails_and_leaves_no_object(s3):

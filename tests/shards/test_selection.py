@@ -10,20 +10,21 @@ import pyarrow.parquet
 import pytest
 
 from gopstream.jobs.remove_samples import remove_samples
+from gopstream.shards.byte_ranges import open_ranges
 from gopstream.shards.dataset_files import load_dataset
 from gopstream.shards.edit_labels import read_label_list, write_label_view
 from gopstream.shards.errors import FormatError, ShardError
 from gopstream.shards.local_storage import LocalStorage
 from gopstream.shards.selection import class_weights, column_weights, select
-from gopstream.shards.shard_indexes import ShardIndexes
+from gopstream.shards.shard_indexes import INDEX_KIND, ShardIndexes
 from gopstream.shards.shard_table import read_shard_table
 from gopstream.shards.where import WhereError
 
 
 def open_indexes(root):
     storage = LocalStorage(root)
-    table = read_shard_table(storage, "train")
-    return ShardIndexes(storage, "train", names=table.names, counts=table.counts)
+    table = read_shard_table(storage, "train", files=[INDEX_KIND])
+    return ShardIndexes(storage, table, ranges=open_ranges(storage, files={}))
 
 
 def choose(root, **words):
@@ -108,7 +109,7 @@ def test_classes_are_those_of_the_labels_in_use(own_root, tmp_path):
     assert whole.classes == ("to the left",)
     part = choose(own_root, labels="verbs", classes=["to the left"], where="frames > 15")
     assert part.positions.tolist() == [i for i in left if rows[i]["frames"] > 15]
-    with pytest.raises(WhereError, match="no class 'left'; the nearest is 'to the left'"):
+    with pytest.raises(WhereError, match=r"no class 'left' \(did you mean 'to the left'"):
         choose(own_root, labels="verbs", classes=["left"])
     with pytest.raises(WhereError, match="choose by class with classes="):
         choose(own_root, labels="verbs", where="label == 0")
@@ -181,13 +182,13 @@ def test_a_missing_or_damaged_table_is_named(own_root):
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ({"where": "frmes > 3"}, "where='frmes > 3': .*the nearest is 'frames'"),
-        ({"where": pc.field("frmes") > 3}, r"frmes > 3.*the nearest is 'frames'"),
+        ({"where": "frmes > 3"}, "where='frmes > 3': .*did you mean 'frames'"),
+        ({"where": pc.field("frmes") > 3}, r"frmes > 3.*did you mean 'frames'"),
         ({"where": pc.field("codec") > 3}, r"codec > 3.*does not fit"),
         ({"where": pc.field("frames")}, "gives int32, not true or false"),
         ({"where": "frames > 1e9"}, "no sample is left of 7 by where=frames > 1e9"),
         ({"classes": []}, "no sample is left"),
-        ({"classes": ["rigth"]}, "no class 'rigth'; the nearest is 'right'"),
+        ({"classes": ["rigth"]}, r"no class 'rigth' \(did you mean 'right'"),
         ({"classes": ["left", "left"]}, "'left' is named twice"),
         ({"labels": "verb"}, "no labels 'verb'"),
     ],
@@ -217,7 +218,7 @@ def test_weights_of_a_column_are_those_of_the_chosen_samples(dataset_root):
 @pytest.mark.parametrize(
     ("column", "problem"),
     [
-        ("frmes", "no column 'frmes'; the nearest is 'frames'"),
+        ("frmes", r"no column 'frmes' \(did you mean 'frames'"),
         ("codec", "'codec' does not hold numbers"),
         ("sometimes", "'sometimes' has weights that are missing"),
         ("below", "missing, negative"),
@@ -241,14 +242,15 @@ def test_without_pyarrow_the_message_says_so(dataset_root):
 import sys
 sys.modules["pyarrow"] = None
 from pathlib import Path
+from gopstream.shards.byte_ranges import open_ranges
 from gopstream.shards.errors import ShardError
 from gopstream.shards.selection import column_weights, select
-from gopstream.shards.shard_indexes import ShardIndexes
+from gopstream.shards.shard_indexes import INDEX_KIND, ShardIndexes
 from gopstream.shards.shard_table import read_shard_table
 from gopstream.shards.storage import open_storage
 storage = open_storage(Path(sys.argv[1]))
-table = read_shard_table(storage, "train")
-indexes = ShardIndexes(storage, "train", names=table.names, counts=table.counts)
+table = read_shard_table(storage, "train", files=[INDEX_KIND])
+indexes = ShardIndexes(storage, table, ranges=open_ranges(storage, files={}))
 assert select(indexes, dataset_classes=("left", "right")) is None
 for words in ({"where": "frames > 3"}, {"classes": ["left"]}):
     try:

@@ -12,8 +12,6 @@ from gopstream.shards.loading.sampling import (
     SAMPLINGS,
     VIEW_RULES,
     clip_positions,
-    segment_places,
-    view_draws,
     view_positions,
 )
 
@@ -283,18 +281,6 @@ def test_sifa_views_are_the_released_ones_at_every_length():
             assert found == list(range(start, start + 16))
 
 
-def test_sample_numbers_over_a_video_that_was_cut():
-    samples, places = segment_places(np.array([0, 4, 5, 8, 9, 11]), totals=[5, 4, 3])
-    assert samples.tolist() == [0, 0, 1, 1, 2, 2]
-    assert places.tolist() == [0, 4, 0, 3, 0, 2]
-
-
-@pytest.mark.parametrize("position", [-1, 12])
-def test_a_position_outside_of_a_cut_video_is_refused(position):
-    with pytest.raises(IndexError, match="video of 12 frames"):
-        segment_places(np.array([position]), totals=[5, 4, 3])
-
-
 samplings = st.sampled_from(SAMPLINGS)
 lengths = st.integers(1, 90)
 clips = st.integers(1, 20)
@@ -354,7 +340,7 @@ def test_segments_cover_the_whole_video(total, num_frames):
 @given(lengths, st.integers(1, 12), strides, st.integers(1, 16))
 def test_exact_views_agree_with_float_draws_up_to_one_frame(total, num_frames, stride, num_views):
     for k in range(num_views):
-        draws = view_draws(k, num_views=num_views, num_frames=num_frames)
+        draws = np.full(num_frames, (k + 0.5) / num_views)
         for sampling in ("dense", "segment", "still"):
             shape = {"total": total, "num_frames": num_frames, "stride": stride}
             drawn = clip_positions(sampling, draws, **shape)
@@ -363,6 +349,6 @@ def test_exact_views_agree_with_float_draws_up_to_one_frame(total, num_frames, s
 
 
 def test_the_only_view_is_central_and_several_spread_evenly():
-    assert view_draws(0, num_views=1, num_frames=2).tolist() == [0.5, 0.5]
-    spread = [view_draws(view, num_views=4, num_frames=1)[0] for view in range(4)]
-    assert spread == [0.125, 0.375, 0.625, 0.875]
+    assert view("still", 0, 1, total=1000, num_frames=2) == [500, 500]
+    spread = [view("still", k, 4, total=1000, num_frames=1) for k in range(4)]
+    assert spread == [[125], [375], [625], [875]]
