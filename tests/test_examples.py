@@ -1,6 +1,7 @@
 """The loops of docs/examples run, and resume where they stopped."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -49,10 +50,26 @@ def test_each_example_is_known():
 
 def test_an_example_runs_as_a_program(root, tmp_path):
     load("loop_plain")
-    command = [sys.executable, str(EXAMPLES / "loop_plain.py"), root, "2"]
+    words = [root, "--steps", "2", "--workers", "1", "--resume-at", "1"]
+    command = [sys.executable, str(EXAMPLES / "loop_plain.py"), *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["step 1", "step 2"]
+
+
+@pytest.mark.parametrize("name", sorted(LIBRARY))
+def test_an_example_explains_its_arguments(name, monkeypatch, capsys):
+    example = load(name)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit):
+        example.read_arguments()
+    told = capsys.readouterr().out
+    assert f"python {name}.py demo/shards --steps" in told
+    assert "folder or address" in told
+    monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+    with pytest.raises(SystemExit, match="2"):
+        example.read_arguments()
+    assert "dataset" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("resume_at", [1, 3, 4])  # within an epoch, at its end, in the next
@@ -78,3 +95,18 @@ def test_a_library_resumes_exactly(name, root, tmp_path):
     rest = example.main(root, 7, out=tmp_path / "rest", resume=held[name])
     assert first == whole[:stop_at]
     assert rest == whole[stop_at:]
+
+
+def test_the_trainer_counts_epochs_as_the_loader_does(root, tmp_path):
+    example = load("loop_huggingface")
+
+    def epochs(out):
+        history = json.loads((out / "checkpoint-7" / "trainer_state.json").read_text())
+        return [entry["epoch"] for entry in history["log_history"] if "loss" in entry]
+
+    example.main(root, 7, out=tmp_path / "whole")
+    example.main(root, 4, out=tmp_path / "part")
+    example.main(root, 7, out=tmp_path / "rest", resume=tmp_path / "part" / "checkpoint-4")
+    shown = [2, 4, 6, 7 + 2, 7 + 4, 7 + 6, 14 + 2]
+    assert epochs(tmp_path / "whole") == pytest.approx([count / 7 for count in shown])
+    assert epochs(tmp_path / "rest") == epochs(tmp_path / "whole")

@@ -1,11 +1,14 @@
-"""Train with Hugging Face's Trainer: loop_huggingface.py DATASET [STEPS].
+"""Train a tiny network with Hugging Face's Trainer.
 
 The Trainer wants dictionaries, makes its own DataLoader, and skips batches one by one when it
 resumes. Here it is given our loader as it is, and the loader's state is kept in its checkpoints.
+
+Example: python loop_huggingface.py demo/shards --steps 10
+         python loop_huggingface.py demo/shards --steps 20 --resume runs/huggingface/checkpoint-10
 """
 
+import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +22,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from gopstream.shards import ShardDataset, StreamingLoader
-from gopstream.shards.loading.clip_spec import ClipSpec
-from gopstream.shards.loading.transform_spec import TransformSpec
+from gopstream.shards import ClipSpec, ShardDataset, StreamingLoader, TransformSpec
 
 STATE_FILE = "loader.json"
 
@@ -72,6 +73,13 @@ class KeepLoader(TrainerCallback):
         self.loader = loader
         self.losses: list[float] = []
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        # The Trainer counts from the beginning of an epoch, also where a run goes on within one.
+        place = self.loader.state_dict()
+        state.epoch = place["epoch"] + place["position"] / place["num_samples"]
+
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
@@ -121,6 +129,23 @@ def main(
     return keep.losses
 
 
+def read_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", help="folder or address that 'gopstream shard' has written")
+    parser.add_argument("--steps", type=int, default=6, help="train so many steps (default: 6)")
+    parser.add_argument(
+        "--out", default="runs/huggingface", help="folder of the run (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--resume", type=Path, metavar="CHECKPOINT", help="go on from it: OUT/checkpoint-STEP"
+    )
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    for number, value in enumerate(main(sys.argv[1], *map(int, sys.argv[2:3])), start=1):
-        print(f"step {number}: loss {value:.4f}")
+    given = read_arguments()
+    for value in main(given.dataset, given.steps, out=given.out, resume=given.resume):
+        print(f"loss {value:.4f}")

@@ -1,20 +1,26 @@
-"""Train with Lightning: loop_lightning.py DATASET [STEPS].
+"""Train a tiny network with Lightning.
 
 Lightning takes any iterable of batches. It keeps the loader's state in its checkpoints, since the
-loader has ``state_dict`` and ``load_state_dict``, and moves batches with their own ``to``.
+loader has state_dict and load_state_dict, and moves batches with their own to.
+
+Example: python loop_lightning.py demo/shards --steps 10
+         python loop_lightning.py demo/shards --steps 20 --resume runs/lightning/last.ckpt
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import lightning
 import torch
 from torch import nn
 
-from gopstream.shards import ShardDataset, StreamingLoader
-from gopstream.shards.loading.batch import ClipBatch
-from gopstream.shards.loading.clip_spec import ClipSpec
-from gopstream.shards.loading.transform_spec import TransformSpec
+from gopstream.shards import (
+    ClipBatch,
+    ClipSpec,
+    ShardDataset,
+    StreamingLoader,
+    TransformSpec,
+)
 
 
 class TinyModule(lightning.LightningModule):
@@ -66,6 +72,23 @@ def main(
     return module.losses
 
 
+def read_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", help="folder or address that 'gopstream shard' has written")
+    parser.add_argument("--steps", type=int, default=6, help="train so many steps (default: 6)")
+    parser.add_argument(
+        "--out", default="runs/lightning", help="folder of the run (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--resume", type=Path, metavar="CHECKPOINT", help="go on from it: OUT/last.ckpt"
+    )
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    for number, value in enumerate(main(sys.argv[1], *map(int, sys.argv[2:3])), start=1):
-        print(f"step {number}: loss {value:.4f}")
+    given = read_arguments()
+    for value in main(given.dataset, given.steps, out=given.out, resume=given.resume):
+        print(f"loss {value:.4f}")

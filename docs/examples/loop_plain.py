@@ -1,13 +1,14 @@
-"""Train with a plain PyTorch loop: loop_plain.py DATASET [STEPS]. Stops and resumes exactly."""
+"""Train a tiny network with a plain PyTorch loop, which stops and resumes exactly.
 
-import sys
+Example: python loop_plain.py demo/shards --steps 20 --resume-at 10
+"""
+
+import argparse
 
 import torch
 from torch import nn
 
-from gopstream.shards import ShardDataset, StreamingLoader
-from gopstream.shards.loading.clip_spec import ClipSpec
-from gopstream.shards.loading.transform_spec import TransformSpec
+from gopstream.shards import ClipSpec, ShardDataset, StreamingLoader, TransformSpec
 
 
 class TinyNetwork(nn.Module):
@@ -52,6 +53,29 @@ def main(root: str, steps: int = 6, *, workers: int = 0, resume_at: int = 0) -> 
     return losses
 
 
+def read_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", help="folder or address that 'gopstream shard' has written")
+    parser.add_argument("--steps", type=int, default=6, help="train so many steps (default: 6)")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that load; 0 loads in this one (default)"
+    )
+    parser.add_argument(
+        "--resume-at",
+        type=int,
+        default=0,
+        metavar="STEP",
+        help="after this step go on with a new loader and the state of the old one",
+    )
+    return parser.parse_args()
+
+
+# Workers that are spawned import this file again.
 if __name__ == "__main__":
-    for number, value in enumerate(main(sys.argv[1], *map(int, sys.argv[2:3])), start=1):
+    given = read_arguments()
+    losses = main(given.dataset, given.steps, workers=given.workers, resume_at=given.resume_at)
+    for number, value in enumerate(losses, start=1):
         print(f"step {number}: loss {value:.4f}")
