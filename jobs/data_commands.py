@@ -39,8 +39,9 @@ def verify(
     Parameters
     ----------
     url
-        Folder or address of the dataset. From object storage one shard at a time and worker is
-        downloaded to the temporary folder.
+        Folder of the dataset, or its address in object storage (s3://BUCKET/FOLDER); a web server
+        (http://, https://) cannot be listed, and so does not do. From object storage one shard
+        at a time and worker is downloaded to the temporary folder.
     split
         Only this split; by default all.
     rebuild
@@ -71,9 +72,9 @@ def verify(
     if json_file != "-":
         known = f" ({result['known']} known from the journal)" if result["known"] else ""
         print(
-            f"{result['splits']} splits, {result['shards']} shards{known}, "
-            f"{result['samples']} samples: "
-            + (f"{len(result['faults'])} faults" if result["faults"] else "no faults")
+            f"{_counted(result['splits'], 'split')}, {_counted(result['shards'], 'shard')}{known}, "
+            f"{_counted(result['samples'], 'sample')}: "
+            + (_counted(len(result["faults"]), "fault") if result["faults"] else "no faults")
         )
     report(result, json_file)
     return 1 if result["faults"] else 0
@@ -97,7 +98,8 @@ def info(
     Parameters
     ----------
     target
-        Folder or address of a dataset, or a video file.
+        A dataset: its folder, or its address in object storage (s3://BUCKET/FOLDER); a web server
+        (http://, https://) cannot be listed, and so does not do. Or a video file.
     clip
         Of a video: frames x stride of a clip, such as 16x4, for which to tell how much of the
         motion between its frames can be followed in the canonical stream.
@@ -117,3 +119,8 @@ def info(
         print(summary.text)
     report(summary.content, json_file)
     return 0
+
+
+def _counted(number: int, noun: str) -> str:
+    """Return a number of things in words."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

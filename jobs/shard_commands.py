@@ -352,5 +352,15 @@ def _finish(job: "ShardingJob", outcomes: "Sequence[SplitOutcome]", json_file: s
     summary = shard_summary(outcomes) if job.part is None else part_summary(job, job.part)
     if json_file != "-":
         print(summary.text)
+        _say_unlabelled(outcomes)
     report(summary.content, json_file)
     return 0 if job.part is not None or summary.content["samples"] else 1
+
+
+def _say_unlabelled(outcomes: "Sequence[SplitOutcome]") -> None:
+    """Name the splits without any class: a list that lacks its labels says nothing else."""
+    manifests = [outcome.manifest for outcome in outcomes]
+    # Samples without a class are counted under the empty name.
+    splits = [one.split for one in manifests if one.num_samples and set(one.class_counts) == {""}]
+    if splits:
+        print(f"{', '.join(splits)}: no classes: labels are -1")

@@ -11,6 +11,7 @@ A job that is killed cannot abort its uploads. The bucket needs a lifecycle rule
 incomplete multipart uploads after some days, or they cost money for ever.
 """
 
+import logging
 import os
 import re
 import time
@@ -26,7 +27,15 @@ from urllib.request import url2pathname
 from gopstream.pipeline.errors import StoreError
 from gopstream.pipeline.forked_client import leave_client_behind
 from gopstream.pipeline.store_credentials import CommandCredentials, ProfileCredentials
-from gopstream.pipeline.store_errors import describe, explain, is_refused, may_pass, status_of
+from gopstream.pipeline.store_errors import (
+    cause_of,
+    describe,
+    explain,
+    is_refused,
+    is_unreached,
+    may_pass,
+    status_of,
+)
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Config
@@ -40,7 +49,12 @@ _S3: Final = ("s3", "s3a")
 _WEB: Final = ("http", "https")
 _OTHERS: Final = ("gs", "az", "azure", "adl", "abfs", "abfss")
 # Requests end after so long, so that Ctrl-C is heard while a store is away; we ask again.
-_ONE_TRY_SECONDS: Final = 10.0
+_ONE_TRY_SECONDS: Final = 5.0
+# A store that has never answered is mistyped more often than it is away for a while. With what the
+# last try takes this ends after 10 to 15 seconds.
+_FIRST_CONTACT_SECONDS: Final = 8.0
+# So long is waited without a word.
+_SILENT_WAIT_SECONDS: Final = 5.0
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 # obstore asks a provider at most every 100 ms.
 _CREDENTIALS_PAUSE_SECONDS: Final = 0.2
@@ -51,6 +65,10 @@ _DEAD_LINK_SECONDS: Final = 60.0
 _SILENT_READ_SECONDS: Final = 60.0
 _SILENT_UPLOAD_SECONDS: Final = 300.0
 
+_LOGGER: Final = logging.getLogger("gopstream")
+# When this process has last said that it waits, by store.
+_SAID_AT: Final[dict[str, float]] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
@@ -59,7 +77,9 @@ class StoreOptions:
     patience_seconds: float = 600.0
     """How long a store that fails or is away is asked again before it becomes an error.
 
-    A web server that does not answer at all is asked for a minute at most.
+    A dataset that is only read is given up sooner if its store has never answered: after some 10
+    seconds if it cannot be reached, after a minute if it says nothing. So is a link to a web
+    server in a list of videos, after a minute.
     """
     endpoint: str | None = None
     """Address of an S3-compatible server; None is the provider's own."""
@@ -86,6 +106,8 @@ class Place(NamedTuple):
     """Whether no credentials are sent though the place could take them."""
     is_link: bool = False
     """Whether it is an address of a web server, as lists of videos hold them: one of many."""
+    is_for_reading: bool = False
+    """Whether it is of a dataset that is read, for messages: no work is kept there."""
 
 
 def is_address(place: str) -> bool:
@@ -245,17 +267,21 @@ class Patience:
     that is cut in the middle, a download, a request whose credentials have expired.
     """
 
-    def __init__(self, place: Place, what: str, *, options: StoreOptions) -> None:
+    def __init__(
+        self, place: Place, what: str, *, options: StoreOptions, was_reached: bool = True
+    ) -> None:
         """Begin to wait.
 
         Args:
             place: Where.
             what: What is tried, for the message, such as ``listing``.
             options: Say for how long.
+            was_reached: Whether the store has answered before; otherwise it is soon given up.
         """
         self._place = place
         self._what = what
         self._limit = options.patience_seconds
+        self._was_reached = was_reached
         self.refresh()
 
     def refresh(self) -> None:
@@ -281,16 +307,47 @@ class Patience:
             self._may_renew = False
             return _CREDENTIALS_PAUSE_SECONDS
         elapsed = time.monotonic() - self._started
-        is_dead_link = self._place.is_link and status_of(error) is None
-        limit = min(self._limit, _DEAD_LINK_SECONDS) if is_dead_link else self._limit
+        self._was_reached = self._was_reached or not is_unreached(error)
+        limit = self._limit_for(error)
         if not may_pass(error, self._place) or elapsed + self._pause > limit:
-            raise explain(error, place=self._place, what=self._what, seconds=elapsed) from error
+            raise explain(
+                error,
+                place=self._place,
+                what=self._what,
+                seconds=elapsed,
+                was_reached=self._was_reached,
+            ) from error
+        if elapsed >= _SILENT_WAIT_SECONDS and not self._place.is_link:
+            self._say_once(error, elapsed=elapsed, limit=limit)
         pause, self._pause = self._pause, min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
         return pause
 
+    def _limit_for(self, error: Exception) -> float:
+        if not self._was_reached:
+            return min(self._limit, _FIRST_CONTACT_SECONDS)
+        is_dead_link = self._place.is_link and status_of(error) is None
+        return min(self._limit, _DEAD_LINK_SECONDS) if is_dead_link else self._limit
+
+    def _say_once(self, error: Exception, *, elapsed: float, limit: float) -> None:
+        """Tell the log that we wait: once per store, however many requests do."""
+        store = "/".join(self._place.address.split("/")[:3])
+        now = time.monotonic()
+        if now - _SAID_AT.get(store, -self._limit) < self._limit:
+            return
+        _SAID_AT[store] = now
+        _LOGGER.warning(
+            "%s: %s has failed for %.0f seconds (%s); it is given up after about %.0f seconds",
+            *(self._place.address, self._what, elapsed, cause_of(error), limit),
+        )
+
 
 def patiently(
-    action: Callable[[], _Result], *, place: Place, what: str, options: StoreOptions
+    action: Callable[[], _Result],
+    *,
+    place: Place,
+    what: str,
+    options: StoreOptions,
+    was_reached: bool = True,
 ) -> _Result:
     """Do something with a store, again and again until it succeeds.
 
@@ -299,6 +356,7 @@ def patiently(
         place: Where, for the message.
         what: Its name, for the message, such as ``listing``.
         options: Say for how long.
+        was_reached: Whether the store has answered before; otherwise it is soon given up.
 
     Raises:
         FileNotFoundError: If the object does not exist.
@@ -306,7 +364,7 @@ def patiently(
     """
     from obstore.exceptions import BaseError
 
-    patience = Patience(place, what, options=options)
+    patience = Patience(place, what, options=options, was_reached=was_reached)
     while True:
         try:
             return action()

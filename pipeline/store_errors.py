@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 _METADATA_SERVER: Final = "169.254.169.254"
 # Answers of S3 that new credentials can help.
 _REFUSED: Final = re.compile(r"ExpiredToken|TokenRefreshRequired|InvalidAccessKeyId|InvalidToken")
+# How obstore's debug text tells that there was no connection, or not a word through it.
+_UNREACHED: Final = re.compile(r"kind: (?:Connect|Timeout),")
+_SERVER: Final = re.compile(r"Error performing \w+ (\w+://[^/\s?]+)")
+_REASON: Final = re.compile(r'(?:message|error): "([^"]+)"')
+_CERTIFICATE: Final = re.compile(r"InvalidCertificate\(\s*(?:Other\(\s*OtherError\(\s*)?(\w+)")
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _CODE: Final = re.compile(r"<Code>(\w+)</Code>")
 
@@ -30,13 +35,37 @@ def is_refused(error: Exception) -> bool:
     return status_of(error) in (401, 403) or _REFUSED.search(_text(error)) is not None
 
 
+def is_unreached(error: Exception) -> bool:
+    """Tell whether a server could not be reached, or was and said nothing."""
+    return status_of(error) is None and _UNREACHED.search(str(error)) is not None
+
+
+def cause_of(error: Exception) -> str:
+    """Return why a request failed, in a few words."""
+    whole = str(error)
+    if (status := status_of(error)) is not None:
+        return f"status {status}"
+    if (certificate := _CERTIFICATE.search(whole)) is not None:
+        return f"its certificate is not accepted: {certificate[1]}"
+    if "InvalidContentType" in whole:
+        return "it does not speak TLS: perhaps http:// is meant"
+    if "kind: Timeout," in whole:
+        return "it does not answer"
+    if is_unreached(error):
+        reason = _REASON.search(whole)
+        return "no connection" if reason is None else reason[1]
+    return describe(error)
+
+
 def describe(error: Exception) -> str:
     """Return an error of obstore in one line, without queries, which may hold signatures."""
     text = re.sub(r"\?[^\s,)]*", "", _text(error))
     return " ".join(text.split())[:400]
 
 
-def explain(error: Exception, *, place: "Place", what: str, seconds: float) -> OSError:
+def explain(
+    error: Exception, *, place: "Place", what: str, seconds: float, was_reached: bool = True
+) -> OSError:
     """Return what an error of obstore means for the person who waits.
 
     Args:
@@ -44,6 +73,7 @@ def explain(error: Exception, *, place: "Place", what: str, seconds: float) -> O
         place: Where it happened.
         what: What was tried.
         seconds: For how long.
+        was_reached: Whether the store has ever answered.
     """
     address, text = place.address, _text(error)
     if place.credentials is not None and place.credentials.error is not None:
@@ -67,17 +97,35 @@ def explain(error: Exception, *, place: "Place", what: str, seconds: float) -> O
             else "the place does not allow anonymous access: leave --anonymous out, and "
             f"{WAYS_TO_CREDENTIALS}"
             if place.is_anonymous
-            else "the credentials are wrong, have expired, or do not allow it. What is finished is "
-            "kept: run the same command again with good ones"
+            else "the credentials are wrong, have expired, or do not allow it"
+            + _advice(place, "run the same command again with good ones")
         )
         return StoreError(
             f"{address}: {what} was refused ({code[1] if code else status_of(error)}); {why}"
         )
     if "redirect" in text:
         return StoreError(f"{address}: {what} was sent elsewhere; name the bucket's region")
+    if not was_reached:
+        return _explain_unreached(error, address=address, seconds=seconds)
     return StoreError(
-        f"{address}: {what} failed for {seconds:.0f} seconds: {describe(error)}. What is finished "
-        "is kept: run the same command again when the store answers"
+        f"{address}: {what} failed for {seconds:.0f} seconds: {describe(error)}"
+        + _advice(place, "run the same command again when the store answers")
+    )
+
+
+def _advice(place: "Place", what: str) -> str:
+    """Return how a message goes on where work is kept."""
+    return "" if place.is_for_reading else f". What is finished is kept: {what}"
+
+
+def _explain_unreached(error: Exception, *, address: str, seconds: float) -> OSError:
+    found = _SERVER.search(_text(error))
+    is_web = address.lower().startswith(("http://", "https://"))
+    server = "the server" if is_web or found is None else found[1]
+    check = "the address" if is_web else "the address, the endpoint (--endpoint)"
+    return StoreError(
+        f"{address}: {server} cannot be reached ({cause_of(error)}), tried for {seconds:.0f} "
+        f"seconds; check {check} and the network"
     )
 
 

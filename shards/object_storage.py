@@ -221,7 +221,7 @@ class ObjectStorage:
                 place=place,
                 what=what,
                 options=self._options,
-                was_reached=self._was_reached or for_upload,
+                was_reached=self._was_reached,
             )
         except FileNotFoundError:  # it says so itself
             self._was_reached = True

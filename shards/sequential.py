@@ -9,16 +9,17 @@ names, and each piece must match its crc32.
 """
 
 import json
-import shlex
+import re
 import shutil
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import IO, Any, Final, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from webdataset.pipeline import DataPipeline
 from webdataset.shardlists import SimpleShardList, expand_urls, split_by_node, split_by_worker
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
+from gopstream.pipeline.object_store import is_address, local_path
 from gopstream.shards.dataset_files import check_format
 from gopstream.shards.encoding import decode_chunk
 from gopstream.shards.errors import DamageError, FormatError, ShardError
@@ -37,6 +39,16 @@ SEQUENTIAL_PLANES: Final = ("frames", "motion", "coverage")
 
 _END_BYTES: Final = 2 * tarfile.BLOCKSIZE
 _READ_BYTES: Final = 1 << 20
+_BUFFER_BYTES: Final = 8192
+# What fetches an address; its last words are the reason when it fails. Patience as webdataset's.
+_CURL: Final = (
+    *("curl", "--fail", "--silent", "--show-error", "--location"),
+    *("--connect-timeout", "30", "--retry", "30", "--retry-delay", "2"),
+)
+_AWS: Final = ("aws", "s3", "cp", "--only-show-errors")
+# Status of a command whose reader has left before the end: of the shell, and of curl.
+_READER_LEFT: Final = (141, 23)
+_ABSENT: Final = re.compile(r"error: 404\b|\(404\)|\(NoSuch(Key|Bucket)\)")
 
 
 class StreamedSample(NamedTuple):
@@ -70,9 +82,9 @@ def read_shards(
     Args:
         urls: Tars of a split, side tars not among them: paths, ``http(s)://`` (with ``curl``),
             ``s3://`` (with AWS's own command line, ``aws``), ``pipe:COMMAND``; braces are
-            expanded, as in ``train/{000000..000127}.tar``. A ``pipe:`` runs in a shell: take none
-            from strangers.
-        planes: What to decode, of ``frames``, ``motion``, ``coverage``.
+            expanded, as in ``train/{000000..000127}.tar``; there are no patterns with ``*``. A
+            ``pipe:`` runs in a shell: take none from strangers.
+        planes: What to decode, of ``frames``, ``motion``, ``coverage``; by default all of them.
         decode_frames: Decode the frames to arrays; otherwise they stay JPEGs.
         seed: Of the order of the shards, None keeps it. Give another one in each epoch.
 
@@ -84,10 +96,14 @@ def read_shards(
         shards gets none.
 
     Raises:
-        ValueError: If there are no shards, or a plane is unknown. Iterating raises
-            FileNotFoundError for a missing file, ShardError if a shard cannot be fetched, and
-            DamageError if it is cut or damaged; both name the shard.
+        ValueError: If there are no shards, one is a folder or a pattern, or a plane is unknown.
+            Iterating raises FileNotFoundError for a missing file, ShardError if a shard cannot be
+            fetched or lacks a plane, and DamageError if it is cut or damaged; both name the shard.
     """
+    if isinstance(planes, str):
+        raise ValueError(
+            f"planes must be a sequence such as ({planes!r},); got the text {planes!r}"
+        )
     unknown = [plane for plane in planes if plane not in SEQUENTIAL_PLANES]
     if unknown:
         raise ValueError(f"planes must be of {', '.join(SEQUENTIAL_PLANES)}; got {unknown[0]!r}")
@@ -95,9 +111,34 @@ def read_shards(
     names = [name for url in given for name in expand_urls(str(url))]
     if not names:
         raise ValueError("there are no shards to read")
+    for name in names:
+        _check_name(name)
     decode = partial(_decode_all, planes=tuple(planes), decode_frames=decode_frames)
     shards = SimpleShardList(names, seed=seed)
     return DataPipeline(shards, split_by_node, split_by_worker, _members, _samples, decode)
+
+
+def _check_name(name: str) -> None:
+    """Refuse what webdataset would take for the name of a tar, and fail at without saying why."""
+    # A tar costs no look at the disk: there may be many.
+    if name.startswith("pipe:") or name.endswith(".tar") and not _is_pattern(name):
+        return
+    if not is_address(name) and local_path(name).is_dir():
+        raise ValueError(
+            f"{name}: a folder; name its tars, with braces for many: {name.rstrip('/')}/"
+            "{000000..000127}.tar in the folder of a split"
+        )
+    if _is_pattern(name) and (is_address(name) or not local_path(name).exists()):
+        raise ValueError(
+            f"{name}: a pattern; name the tars, with braces for many, as in "
+            "train/{000000..000127}.tar, or give a list, such as sorted(Path('train').glob("
+            "'??????.tar'))"
+        )
+
+
+def _is_pattern(name: str) -> bool:
+    # A web address may have a query, and brackets for its host.
+    return "*" in name or not is_address(name) and ("?" in name or "[" in name)
 
 
 def _members(shards: Iterable[Mapping[str, str]]) -> Iterator[dict[str, Any]]:
@@ -143,11 +184,15 @@ def _decode(
 ) -> StreamedSample:
     content = _checked_json(sample, where)
     held = content["planes"]
+    for plane in planes:
+        if plane not in held:
+            rest = tuple(other for other in planes if other in held)
+            raise ShardError(f"{where}: there is no plane {plane!r}; leave it out: planes={rest!r}")
     label = int(sample[LABEL_MEMBER])
     if label != content["label"]:
         raise DamageError(f"{where}: cls says {label}, json says {content['label']}")
     frames: list[bytes] | npt.NDArray[np.uint8] | None = None
-    if "frames" in planes and "frames" in held:
+    if "frames" in planes:
         frames = _pieces(sample, held["frames"], "jpegs", f"{where}: frames")
         if len(frames) != len(content["frame_index_of_jpeg"]):
             raise DamageError(f"{where}: {len(frames)} JPEGs are not those that its json names")
@@ -156,7 +201,7 @@ def _decode(
     arrays = {
         plane: _chunks(sample, held[plane], f"{where}: {plane}")
         for plane in ("motion", "coverage")
-        if plane in planes and plane in held
+        if plane in planes
     }
     return StreamedSample(
         key=sample["__key__"],
@@ -247,7 +292,19 @@ class _ShardStream:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._stream = gopen(_as_command(url) if url.startswith("s3://") else url)
+        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        command = _command_for(url)
+        self._stream = (
+            gopen(url)
+            if command is None
+            else Pipe(
+                command,
+                mode="rb",
+                bufsize=_BUFFER_BYTES,
+                ignore_status=list(_READER_LEFT),
+                stderr=self._said,
+            )
+        )
         self._num_bytes = 0
         self._num_used = 0
         self._at_end = False
@@ -266,6 +323,7 @@ class _ShardStream:
         # What a process says of its end was asked before, where it counts.
         with suppress(OSError):
             self._stream.close()
+        self._said.close()
 
     def read(self, size: int = -1) -> bytes:
         """Return up to ``size`` bytes, fewer only at the end."""
@@ -312,17 +370,29 @@ class _ShardStream:
             # webdataset adds which object it was reading.
             reason = str(error).partition(" @ ")[0] or type(error).__name__
             return DamageError(f"shard {self._url} is cut or damaged: {reason}")
-        return ShardError(f"shard {self._url} cannot be read: {error}")
+        self._said.seek(0)
+        said = self._said.read().decode(errors="replace").strip().rpartition("\n")[2]
+        if not said:
+            return ShardError(f"shard {self._url} cannot be read: {error}")
+        if _ABSENT.search(said):
+            return ShardError(f"shard {self._url} was not found ({said})")
+        return ShardError(f"shard {self._url} cannot be read: {said}")
 
 
-def _as_command(url: str) -> str:
-    """Return the ``pipe:`` that reads an ``s3://`` address; webdataset knows none itself."""
-    if shutil.which("aws") is None:
+def _command_for(url: str) -> list[str] | None:
+    """Return the command that reads an address, None if webdataset opens it."""
+    if url.startswith(("http://", "https://")):
+        command = [*_CURL, url]
+    elif url.startswith("s3://"):
+        command = [*_AWS, url, "-"]
+    else:
+        return None
+    if shutil.which(command[0]) is None:
         raise ShardError(
-            f"{url}: s3:// needs AWS's command line ('aws'), which is not installed; or give "
-            "another command as 'pipe:COMMAND', or use StreamingLoader, which needs none"
+            f"{url}: such an address needs the command {command[0]!r}, which is not installed; or "
+            "give another one as 'pipe:COMMAND', or use StreamingLoader, which needs none"
         )
-    return f"pipe:aws s3 cp --only-show-errors {shlex.quote(url)} -"
+    return command
 
 
 def _padded(num_bytes: int) -> int:

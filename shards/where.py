@@ -27,7 +27,20 @@ Kind = Literal["number", "text", "truth", "other"]
 _MAX_CHARACTERS: Final = 4000
 _MAX_PARTS: Final = 300
 """Besides literals: few enough for the recursion below."""
-_SINGLE_EQUALS: Final = re.compile(r"(?<![=!<>])=(?!=)")
+_QUOTED: Final = re.compile(r"""'[^']*'|"[^"]*\"""")
+_SLIPS: Final = tuple(
+    (re.compile(pattern), hint)
+    for pattern, hint in (
+        (r"\bclass\b", "the column of the class is called 'label'"),
+        (r"\b(AND|OR|NOT|IN|IS)\b", "write 'and', 'or', 'not', 'in' and 'is' in lower case"),
+        (r"&&|\|\|", "write 'and' and 'or'"),
+        (r"<>", "write != for 'other than'"),
+        (r"(?<![=!<>])=(?!=)", "use == to compare"),
+    )
+)
+"""What people write who know SQL or C, where it is no syntax here."""
+_LITERALS: Final = {"true": "True", "false": "False", "null": "None", "none": "None"}
+_SHOWN: Final = 20
 _INT64: Final = range(-(1 << 63), 1 << 63)
 _COMPARE: Final[Mapping[type[ast.cmpop], Callable[[Any, Any], Any]]] = {
     ast.Eq: operator.eq,
@@ -106,20 +119,31 @@ def _parse(text: str) -> ast.expr:
             f"where={text[:40]!r}...: {len(text)} characters are too many ({_MAX_CHARACTERS} at "
             "most); give a pyarrow expression"
         )
+    line = text.replace("\n", " ").strip()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd escapes in strings
-            parsed = ast.parse(text.replace("\n", " ").strip(), mode="eval")
+            parsed = ast.parse(line, mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        problem = error.msg if isinstance(error, SyntaxError) else error
-        hint = "; use == to compare" if _SINGLE_EQUALS.search(text) else ""
+        problem = _place_of(error, line) if isinstance(error, SyntaxError) else error
+        plain = _QUOTED.sub("''", line)
+        hints = [hint for pattern, hint in _SLIPS if pattern.search(plain)]
         raise WhereError(
-            f"where={text!r}: not a condition ({problem}){hint}; {_ALLOWED}"
+            f"where={text!r}: not a condition ({problem}); {'; '.join(hints) or _ALLOWED}"
         ) from error
     parts = [node for node in ast.walk(parsed) if not isinstance(node, ast.Constant)]
     if len(parts) > _MAX_PARTS:
         raise WhereError(f"where={text!r}: too long; give a pyarrow expression")
     return parsed.body
+
+
+def _place_of(error: SyntaxError, line: str) -> str:
+    """Return what is wrong with a text, and where."""
+    # 0 is Python's end of a text.
+    rest = line[error.offset - 1 :] if error.offset else ""
+    if not rest.strip():
+        return f"{error.msg} at its end"
+    return f"{error.msg} at {rest[:_SHOWN]!r}{'...' if len(rest) > _SHOWN else ''}"
 
 
 class _Compiler:
@@ -157,6 +181,8 @@ class _Compiler:
         return reduce(operator.and_, [self._compare(*link) for link in links])
 
     def _compare(self, left: ast.expr, sign: ast.cmpop, right: ast.expr) -> "pa.compute.Expression":
+        if not isinstance(sign, (ast.Is, ast.IsNot)):
+            self._check_quotes(left, right)
         first = self._operand(left)
         if isinstance(sign, (ast.Is, ast.IsNot)):
             if not (isinstance(right, ast.Constant) and right.value is None):
@@ -198,6 +224,25 @@ class _Compiler:
         contained = a.isin(pa.array([entry.value for entry in entries], kind))
         # Arrow finds a missing value in no list, which 'not in' would turn into True.
         return pc.if_else(a.is_valid(), contained, pc.scalar(pa.scalar(None, pa.bool_())))
+
+    def _check_quotes(self, left: ast.expr, right: ast.expr) -> None:
+        """Refuse a word that is no column beside a column of text: its quotes are missing."""
+        others = right.elts if isinstance(right, (ast.List, ast.Tuple, ast.Set)) else [right]
+        for one, column in [(other, left) for other in others] + [(left, right)]:
+            if not isinstance(one, ast.Name) or one.id in self._schema.names:
+                continue
+            if isinstance(column, ast.Name) and self._is_named_text(column.id):
+                is_null = _LITERALS.get(one.id.lower()) == "None"
+                raise self._error(
+                    f"there is no column {one.id!r}; if it is a text, write it in quotes: "
+                    f'"{one.id}"' + "; a missing value is found by 'is None'" * is_null
+                )
+
+    def _is_named_text(self, name: str) -> bool:
+        """Tell whether a column is compared with text: it holds some, or classes."""
+        if name not in self._schema.names:
+            return False
+        return name == LABEL_COLUMN or column_kind(self._schema.field(name).type) == "text"
 
     def _class_number(self, entry: _Operand, other: _Operand) -> _Operand:
         """Return the number of a class that is compared by its name."""
@@ -265,6 +310,8 @@ class _Compiler:
         import pyarrow.compute as pc
 
         if name not in self._schema.names:
+            if name.lower() in _LITERALS:
+                raise self._error(f"write {_LITERALS[name.lower()]}, not {name!r}")
             hint = did_you_mean(name, self._schema.names, cutoff=0.0)
             raise self._error(f"there is no column {name!r}{hint}")
         if name == LABEL_COLUMN and not self._has_own_labels:

@@ -19,11 +19,14 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from gopstream.jobs.bench.load_peer import Clip
-from gopstream.jobs.bench.proof_report import usable_videos
+from gopstream.jobs.errors import UserError
 from gopstream.jobs.preprocess import shard_folder
 from gopstream.jobs.sharding_job import PlanChoice
+from gopstream.pipeline.errors import NotAVideoError
 from gopstream.pipeline.options import ExtractionOptions
+from gopstream.pipeline.probe import open_video
 from gopstream.pipeline.transcode import default_ffmpeg, ffmpeg_version
+from gopstream.pipeline.video_source import list_files
 from gopstream.shards.reader import ShardDataset
 
 NUM_FRAMES: Final = 16
@@ -147,7 +150,8 @@ def make_materials(
     """Make or find everything.
 
     Args:
-        sources: Folder of videos to make others from; None generates textures that move.
+        sources: Folder of videos to make others from, its sub-folders included; None generates
+            textures that move.
         work: Folder to keep it in.
         size: How much.
         crop: What is cut out of a clip's frames.
@@ -155,9 +159,13 @@ def make_materials(
 
     Returns:
         The materials, and the clips of the first one cut for those who stream JPEGs.
+
+    Raises:
+        UserError: If the folder holds no video.
     """
-    home = work / _fingerprint(sources, size)
-    originals = _masters(home, size, on_step) if sources is None else _usable(sources)
+    given = [] if sources is None else _usable(sources, work, size=size, on_step=on_step)
+    home = work / _fingerprint(given, size)
+    originals = _masters(home, size, on_step) if sources is None else [path for _, path in given]
     materials = []
     for kind in size.kinds:
         folder = home / kind.name.replace(", ", "_").replace(" ", "_")
@@ -214,12 +222,11 @@ def draw_clips(
     return tuple(clips)
 
 
-def _fingerprint(sources: Path | None, size: BenchSize) -> str:
-    files = [] if sources is None else [(v.name, v.stat().st_size) for v in _usable(sources)]
+def _fingerprint(given: Sequence[tuple[str, Path]], size: BenchSize) -> str:
     made_from: dict[str, Any] = {
         "version": _VERSION,
         "ffmpeg": ffmpeg_version(default_ffmpeg()),
-        "sources": files,
+        "sources": [(name, path.stat().st_size) for name, path in given],
         "frames": size.num_frames,
         "clips": size.clips,
         "kinds": [asdict(kind) for kind in size.kinds],
@@ -227,8 +234,34 @@ def _fingerprint(sources: Path | None, size: BenchSize) -> str:
     return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
 
 
-def _usable(folder: Path) -> list[Path]:
-    return [facts.path for facts in usable_videos(folder)]
+def _usable(
+    folder: Path, work: Path, *, size: BenchSize, on_step: Callable[[str], None]
+) -> list[tuple[str, Path]]:
+    """Return the first videos below a folder, as many as are used, with their names there."""
+    own = work.resolve()
+    is_inside = folder.resolve() in own.parents
+    count = max(kind.num_videos for kind in size.kinds)
+    found: list[tuple[str, Path]] = []
+    for name in list_files(str(folder)):
+        path = folder / name
+        if len(found) == count:
+            break
+        if is_inside and own in path.resolve().parents:
+            continue  # what an earlier run has made
+        if any(part.startswith(".") for part in Path(name).parts):
+            continue
+        try:
+            open_video(path)
+        except NotAVideoError as error:
+            on_step(f"skipped: {error}")
+        else:
+            found.append((name, path))
+    if not found:
+        raise UserError(
+            f"--videos {folder}: there is no video in it or its sub-folders; name another folder, "
+            "or leave --videos out to measure with generated ones"
+        )
+    return found
 
 
 def _masters(home: Path, size: BenchSize, on_step: Callable[[str], None]) -> list[Path]:

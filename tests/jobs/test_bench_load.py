@@ -9,15 +9,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from gopstream.jobs.bench import load_peers_env, load_stages
+from gopstream.jobs.bench import load_material, load_peers_env, load_stages
 from gopstream.jobs.bench.load import BenchPlaces, bench_load
-from gopstream.jobs.bench.load_material import NUM_FRAMES, SIZE, SMALL, STRIDE, draw_clips
+from gopstream.jobs.bench.load_material import NUM_FRAMES, QUICK, SIZE, SMALL, STRIDE, draw_clips
 from gopstream.jobs.bench.load_ours import model_cost
 from gopstream.jobs.bench.load_peer import Clip, ClipMaker, _pyav
 from gopstream.jobs.bench.load_rounds import (
@@ -38,7 +39,10 @@ from gopstream.shards.storage import open_storage
 @pytest.fixture(scope="module")
 def quick(small_video, tmp_path_factory):
     videos, work = tmp_path_factory.mktemp("videos"), tmp_path_factory.mktemp("work")
-    (videos / small_video.name).write_bytes(small_video.read_bytes())
+    # As in a dataset: a folder per class, and files that are no videos.
+    (videos / "class" / "deeper").mkdir(parents=True)
+    (videos / "class" / "deeper" / small_video.name).write_bytes(small_video.read_bytes())
+    (videos / "list.txt").write_text("no video")
     places = BenchPlaces(videos, work, None)
     return bench_load(places, crop="random", is_quick=True, rounds=None, on_step=lambda text: None)
 
@@ -101,6 +105,34 @@ def test_wrong_usage_is_refused(capsys, tmp_path):
     assert main(["bench", "load", "--videos", str(tmp_path / "none")]) == 1
     assert "no such folder" in capsys.readouterr().err
     assert main(["bench", "load", "--rounds", "0"]) == 1
+
+
+def test_a_folder_without_videos_is_named(capsys, tmp_path):
+    (tmp_path / "videos" / "class").mkdir(parents=True)
+    (tmp_path / "videos" / "class" / "list.txt").write_text("no video")
+    words = ["bench", "load", "--videos", str(tmp_path / "videos"), "--work", str(tmp_path / "w")]
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "skipped: " in said and "list.txt" in said
+    assert f"--videos {tmp_path / 'videos'}: there is no video in it or its sub-folders" in said
+    assert not (tmp_path / "w").exists()
+
+
+def test_what_a_run_has_made_is_no_source_of_the_next(small_video, tmp_path):
+    names = ["b/one.mp4", "b/.hidden.mp4", "work/0/made.mp4", "a.mp4", "c.mp4"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(small_video.read_bytes())
+    few = replace(QUICK, kinds=tuple(replace(kind, num_videos=2) for kind in QUICK.kinds))
+
+    def found(work, size=QUICK):
+        rows = load_material._usable(tmp_path, work, size=size, on_step=pytest.fail)
+        assert all(path == tmp_path / name for name, path in rows)
+        return [name for name, _ in rows]
+
+    assert found(tmp_path / "work") == ["a.mp4", "b/one.mp4", "c.mp4"]
+    assert found(tmp_path / "work", few) == ["a.mp4", "b/one.mp4"]
+    assert found(tmp_path.parent) == ["a.mp4", "b/one.mp4", "c.mp4", "work/0/made.mp4"]
 
 
 def test_the_model_is_the_cheapest_way_to_get_the_bytes():

@@ -150,7 +150,7 @@ def test_json_on_standard_output_alone(capsys, videos, root, tmp_path):
 
 def test_verify(capsys, root, tmp_path):
     code, out, _ = run(capsys, "verify", root, "--rebuild")
-    assert (code, out.strip()) == (0, "1 splits, 2 shards, 2 samples: no faults")
+    assert (code, out.strip()) == (0, "1 split, 2 shards, 2 samples: no faults")
     damaged = shutil.copytree(root, tmp_path / "set")
     tar = damaged / "train" / "000001.tar"
     content = bytearray(tar.read_bytes())
@@ -158,8 +158,22 @@ def test_verify(capsys, root, tmp_path):
     tar.write_bytes(content)
     code, out, err = run(capsys, "verify", damaged)
     assert code == 1
-    assert "1 faults" in out
+    assert ": 1 fault\n" in out
     assert "train/000001.tar train-00000001: train-00000001.frames.mjpeg: bytes differ" in err
+
+
+def test_a_list_without_labels_is_told_so(capsys, videos, tmp_path):
+    (one, *_) = sorted(videos.iterdir())
+    words = shard_words(one, tmp_path / "set")
+    code, out, _ = run(capsys, *words)
+    assert code == 0
+    assert out.endswith("\ntrain: no classes: labels are -1\n")
+    code, out, _ = run(capsys, *words, "--json", "-")
+    assert code == 0
+    assert json.loads(out)["samples"] == 1
+    code, out, _ = run(capsys, *shard_words(videos, tmp_path / "other"), "--limit", "1")
+    assert code == 0
+    assert "no classes" not in out
 
 
 def test_shards_of_original_streams(capsys, videos, tmp_path):
@@ -173,7 +187,7 @@ def test_shards_of_original_streams(capsys, videos, tmp_path):
     assert content["settings"]["mode"] == "native"
     assert "crf" not in content["settings"]
     code, out, _ = run(capsys, "verify", tmp_path / "set")
-    assert (code, out.strip()) == (0, "1 splits, 2 shards, 2 samples: no faults")
+    assert (code, out.strip()) == (0, "1 split, 2 shards, 2 samples: no faults")
 
 
 def test_a_dataset_of_one_mode_takes_no_shards_of_the_other(capsys, videos, root):

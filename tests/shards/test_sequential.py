@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ import pytest
 import simplejpeg
 import webdataset
 
+from gopstream.jobs.preprocess import shard_folder
+from gopstream.jobs.sharding_job import PlanChoice
 from gopstream.shards.errors import DamageError, ShardError
 from gopstream.shards.sequential import StreamedSample, read_shards
 
@@ -134,6 +137,50 @@ def test_an_unknown_plane_and_an_empty_list_are_refused(tars):
         read_shards(tars, planes=["residual"])
     with pytest.raises(ValueError, match="no shards"):
         read_shards([])
+
+
+@pytest.fixture(scope="module")
+def tar_without_frames(tmp_path_factory, videos, options):
+    root = tmp_path_factory.mktemp("motion") / "set"
+    choice = PlanChoice(limit=1)
+    shard_folder(videos, root, options=replace(options, planes=("motion",)), choice=choice)
+    return root / "train" / "000000.tar"
+
+
+def test_a_plane_that_was_asked_for_and_is_not_there_is_an_error(tar_without_frames):
+    with pytest.raises(
+        ShardError,
+        match=r"sample train-\d+\S*: there is no plane 'frames'; leave it out: "
+        r"planes=\('motion', 'coverage'\)",
+    ):
+        next(iter(read_shards(tar_without_frames)))
+    with pytest.raises(ShardError, match=r"no plane 'frames'; leave it out: planes=\(\)"):
+        next(iter(read_shards(tar_without_frames, planes=["frames"])))
+    sample = next(iter(read_shards(tar_without_frames, planes=["motion"])))
+    assert sample.motion is not None and sample.frames is None
+
+
+def test_folders_patterns_and_a_lone_plane_are_refused_with_what_to_write(
+    dataset_root, tars, truth, tmp_path, monkeypatch
+):
+    train = dataset_root / "train"
+    for folder in (dataset_root, f"{train}/", f"file://{train}"):
+        with pytest.raises(ValueError, match=r"a folder; name its tars, with braces .*\.tar"):
+            read_shards([tars[0], folder])
+    for pattern in (
+        *(f"{train}/*.tar", f"{train}/00000?.tar", f"{train}/00000[01].tar", f"{train}/*"),
+        *("s3://bucket/train/*.tar", "https://host/train/*.tar"),
+    ):
+        with pytest.raises(ValueError, match=r"a pattern; name the tars, with braces .*\{0000"):
+            read_shards(pattern)
+    with pytest.raises(ValueError, match=r"such as \('motion',\); got the text 'motion'"):
+        read_shards(tars, planes="motion")
+    # Names that only look like them.
+    odd = tmp_path / "what?[1]*.tar"
+    odd.write_bytes(tars[0].read_bytes())
+    assert keys(odd) == keys(tars[0])
+    for name in (f"pipe:cat {train}/00000?.tar", "https://host/000000.tar?sign=[1]", "-"):
+        read_shards(name)
 
 
 def test_braces_single_paths_and_commands(dataset_root, tars, truth):
@@ -361,13 +408,18 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_page_that_is_not_there(web):
-    with pytest.raises(ShardError, match=r"train/none\.tar cannot be read: .*exit 22"):
+    with pytest.raises(ShardError, match=rf"shard {web}/train/none\.tar was not found .*404"):
         keys(f"{web}/train/none.tar")
 
 
 def test_a_server_that_hangs_up(web):
-    with pytest.raises(ShardError, match=r"train/cut\.tar cannot be read: .*exit 18"):
+    with pytest.raises(ShardError, match=r"train/cut\.tar cannot be read: .*bytes remaining"):
         keys(f"{web}/train/cut.tar")
+
+
+def test_a_server_that_is_not_there():
+    with pytest.raises(ShardError, match=r"none/404\.tar cannot be read: .*[Cc]onnect"):
+        keys("http://127.0.0.1:9/none/404.tar")
 
 
 @pytest.mark.parametrize(
@@ -406,11 +458,12 @@ def test_from_s3(s3, tars, truth, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.options().endpoint)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     assert keys(f"{s3.url}/set/train/{{000000..000001}}.tar") == list(truth)
-    with pytest.raises(ShardError, match=r"none\.tar cannot be read: .*exit 1"):
+    with pytest.raises(ShardError, match=r"train/none\.tar was not found .*404"):
         keys(f"{s3.url}/set/train/none.tar")
 
 
-def test_s3_without_its_command_says_what_to_do(monkeypatch, tmp_path):
+def test_an_address_without_its_command_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ShardError, match="needs AWS's command line .*pipe:COMMAND"):
-        keys("s3://bucket/train/000000.tar")
+    for scheme, command in (("s3", "aws"), ("http", "curl"), ("https", "curl")):
+        with pytest.raises(ShardError, match=f"needs the command '{command}', .*pipe:COMMAND"):
+            keys(f"{scheme}://bucket/train/000000.tar")

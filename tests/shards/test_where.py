@@ -129,6 +129,42 @@ def test_what_cannot_be_meant_is_refused_with_its_text(text, problem):
     assert "where=" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("codec == h264", "no column 'h264'; if it is a text, write it in quotes: \"h264\"$"),
+        ("h264 != codec", 'quotes: "h264"$'),
+        ("frames > 3 and codec in ['av1', h264]", 'quotes: "h264"$'),
+        ("label == jumps", 'quotes: "jumps"$'),
+        ("frames == h264", r"no column 'h264' \(did you mean"),
+        ("codac == h264", r"no column 'codac' \(did you mean 'codec'\?\)"),
+        ("good == true", "write True, not 'true'"),
+        ("codec is null", "'is' compares with None alone"),
+        ("codec == NULL", "quotes: \"NULL\"; a missing value is found by 'is None'$"),
+        ("frames == null", "write None, not 'null'"),
+        ("frames > 3 AND fps < 9", r"syntax at 'AND fps < 9'\); write 'and', .* lower case$"),
+        ("frames > 3 and NOT good", r"at 'good'\); .* lower case$"),
+        ("codec IS None", "lower case$"),
+        ("frames > 3 && fps < 9", r"at '& fps < 9'\); write 'and' and 'or'$"),
+        ("class == 'jumps'", r"at 'class == 'jumps''|column of the class is called 'label'$"),
+        ("frames <> 3", "write != for"),
+        ("frames = 3", "use == to compare$"),
+        ("frames = 3 AND class", "called 'label'; write 'and', .* lower case; use == to compare$"),
+        ("codec == 'AND = class' oops", r"at .*\); write comparisons of columns"),
+        ("frames > 3 and", r"syntax at its end\); write comparisons"),
+        ("  frames > 3 )" + " " * 30 + "and 1", r"at '\) {19}'\.\.\.\); write"),
+    ],
+)
+def test_the_place_of_a_slip_and_what_to_write_instead_are_said(text, problem):
+    with pytest.raises(WhereError, match=problem):
+        compile_where(text, SCHEMA, classes=CLASSES)
+
+
+def test_a_column_of_text_may_still_be_compared_with_another():
+    assert chosen("codec == key") == []
+    assert chosen("key != codec") == [0, 1, 3]
+
+
 def test_many_values_in_a_list_are_not_too_long():
     assert chosen(f"frames in {list(range(600))}") == [0, 1]
 
