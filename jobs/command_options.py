@@ -83,10 +83,11 @@ class ReadingArguments:
     """How samples are read, and what becomes of those that cannot be."""
 
     cache: str = "auto"
-    """Where whole shards from object storage are kept: a folder, with --cache-gb; auto, which is
-    ~/.cache/gopstream and up to half of the free disk; or off."""
+    """Where whole shards from object storage are kept: a folder; auto, which is
+    ~/.cache/gopstream; or off."""
     cache_gb: float | None = None
-    """How many GB the folder of --cache may hold, of all datasets together."""
+    """How many GB the cache may hold, of all datasets together; by default half of the free
+    disk."""
     fetch: Literal["ranges", "shards"] = "ranges"
     """Ask object storage for the bytes of each clip (ranges), or for whole shards when one is
     first read: for datasets that fit into the cache, or with train.shuffle=windows."""
@@ -113,22 +114,23 @@ class ReadingArguments:
         num_bytes = None if self.cache_gb is None else self.cache_gb * _GIGABYTE
         if num_bytes is not None and not 1 <= num_bytes < math.inf:
             raise UserError(f"--cache-gb must be a size above 0, got {self.cache_gb:g}")
-        if self.cache in ("auto", "off"):
+        if self.cache == "off":
             if num_bytes is not None:
+                raise UserError("--cache-gb is the size of a cache, got --cache off")
+            return None
+        folder = None
+        if self.cache != "auto":
+            folder = Path(self.cache).expanduser()
+            # A word that is mistyped must not become a folder, nor an address.
+            if "://" in self.cache or not (
+                os.sep in self.cache or (self.cache and folder.is_dir())
+            ):
                 raise UserError(
-                    "--cache-gb is the size of a folder that --cache names, got --cache "
-                    f"{self.cache}; name one, such as --cache ~/.cache/gopstream"
+                    f"--cache must be auto, off or a folder such as ./cache, got {self.cache!r}"
                 )
-            return "auto" if self.cache == "auto" else None
-        folder = Path(self.cache).expanduser()
-        # A word that is mistyped must not become a folder, nor an address.
-        if "://" in self.cache or not (os.sep in self.cache or (self.cache and folder.is_dir())):
-            raise UserError(
-                f"--cache must be auto, off or a folder such as ./cache, got {self.cache!r}"
-            )
-        if num_bytes is None:
-            raise UserError(f"--cache {self.cache} needs --cache-gb: how much it may hold")
-        return Cache(folder, int(num_bytes))
+        if folder is None and num_bytes is None:
+            return "auto"
+        return Cache(folder, None if num_bytes is None else int(num_bytes))
 
 
 def _endpoint(option: str | None) -> str | None:

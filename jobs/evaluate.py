@@ -92,32 +92,46 @@ def evaluate(
     check_dataset(dataset, spec, data=recipe.data, force=force)
     contract = find_model(recipe.model.name).contract
     chosen = parse_views(views)
-    batches = view_batches(
-        dataset,
-        spec,
-        batch_size=recipe.train.batch_size,
-        views=chosen,
-        workers=workers,
-        on_error=on_error,
-    )
+    try:
+        batches = view_batches(
+            dataset,
+            spec,
+            batch_size=recipe.train.batch_size,
+            views=chosen,
+            workers=workers,
+            on_error=on_error,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with (
         progress("evaluating", total=len(dataset) * len(chosen), unit="views") as advance,
         torch.inference_mode(),
     ):
         for batch in _reported(batches):
+            advance(len(batch.keys) + len(batch.skipped))
+            if not batch.keys:
+                continue
             fed = _without_motion(batch, contract) if zero_motion else batch
             probabilities = run_network(network, fed, contract).float().softmax(dim=1).cpu()
             parts.append((batch.positions // len(chosen), batch.labels, probabilities))
-            advance(len(batch.keys) + len(batch.skipped))
+    if not parts:
+        raise _nothing_read(dataset)
     samples, labels, probabilities = map(torch.cat, zip(*parts, strict=True))
     is_whole = samples.bincount()[samples] == len(chosen)
     labels = labels[is_whole][:: len(chosen)]
     if not len(labels):
-        raise UserError(f"{dataset.root}/{split}: no sample can be read in all of its views")
+        raise _nothing_read(dataset)
     scores = probabilities[is_whole].view(len(labels), len(chosen), -1).mean(dim=1)
     facts = {"views": views, "skipped": len(dataset) - len(labels)}
     return _scores(scores, labels, dataset.classes) | facts
+
+
+def _nothing_read(dataset: ShardDataset) -> UserError:
+    return UserError(
+        f"{dataset.root}/{dataset.split}: no sample can be read in all of its views; run "
+        "'gopstream verify' to see all faults"
+    )
 
 
 def _reported(batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:

@@ -25,7 +25,9 @@ from gopstream.jobs.network import (
 from gopstream.jobs.recipe import Recipe, TrainRecipe
 from gopstream.models.catalogue import find_model
 from gopstream.shards.byte_ranges import ReadOptions
+from gopstream.shards.errors import ShardError
 from gopstream.shards.loading.batch import ClipBatch
+from gopstream.shards.loading.clip_spec import ClipSpec
 from gopstream.shards.loading.loader import StreamingLoader
 from gopstream.shards.loading.order import Shuffle
 from gopstream.shards.reader import ShardDataset
@@ -126,21 +128,23 @@ def _prepare(
     optimiser = torch.optim.AdamW(
         _parameter_groups(network, recipe.train.weight_decay), lr=recipe.train.learning_rate
     )
-    loader = StreamingLoader(
-        dataset,
-        spec,
-        batch_size=recipe.train.batch_size,
-        seed=recipe.train.seed,
-        workers=recipe.train.workers,
-        shuffle=_shuffle(recipe.train),
-        on_error=recipe.train.on_error,
-    )
+    loader = _loader(dataset, spec, recipe.train)
     return _Run(network, optimiser, loader, dataset.classes)
 
 
-def _shuffle(recipe: TrainRecipe) -> Shuffle:
+def _loader(dataset: ShardDataset, spec: ClipSpec, recipe: TrainRecipe) -> StreamingLoader:
     try:
-        return Shuffle(recipe.shuffle, recipe.window_shards)
+        return StreamingLoader(
+            dataset,
+            spec,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            workers=recipe.workers,
+            shuffle=Shuffle(recipe.shuffle, recipe.window_shards),
+            on_error=recipe.on_error,
+        )
+    except ShardError:  # of the dataset
+        raise
     except ValueError as error:
         raise UserError(f"train: {error}") from error
 

@@ -4,6 +4,7 @@ A reader is a plain value until it is used: it can be pickled, and a process tha
 files, threads and connections of its own. No client of object storage is imported here.
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol
 
 from gopstream.pipeline.errors import StoreError
+from gopstream.pipeline.nearest_name import did_you_mean
 from gopstream.shards.dataset_files import FileRecord
 from gopstream.shards.errors import DamageError, ShardError
+from gopstream.shards.index import PIECE_PLANES
 from gopstream.shards.local_storage import check_name
 from gopstream.shards.open_files import OpenFile, OpenFiles, PerProcess
 from gopstream.shards.storage import Storage
+from gopstream.shards.value_checks import check_fields
 
 
 class Span(NamedTuple):
@@ -107,22 +111,26 @@ class ByteRanges(Protocol):
 class Cache:
     """A folder for whole files of remote datasets, shared by all processes of a machine."""
 
-    folder: Path
-    max_bytes: int
-    """Of all datasets in the folder together, with what is only half there."""
+    folder: Path | str | None = None
+    """None is ``~/.cache/gopstream``."""
+    max_bytes: int | None = None
+    """Of all datasets in the folder together, with what is only half there. None is half of the
+    disk space that is free."""
     transient_bytes: int | None = None
     """Of these, room for files that come and go when ``fetch`` is ``shards`` and not all files
     fit: at least those of the shards that are read at the same time. None is a quarter."""
 
     def __post_init__(self) -> None:
-        """Check the numbers.
+        """Check the values.
 
         Raises:
             ValueError: Naming the field.
         """
-        if self.max_bytes <= 0:
+        check_fields(self)
+        if self.max_bytes is not None and self.max_bytes <= 0:
             raise ValueError(f"max_bytes must be positive, got {self.max_bytes}")
-        if self.transient_bytes is not None and not 0 <= self.transient_bytes <= self.max_bytes:
+        most = math.inf if self.max_bytes is None else self.max_bytes
+        if self.transient_bytes is not None and not 0 <= self.transient_bytes <= most:
             raise ValueError(
                 f"transient_bytes must be 0 to max_bytes ({self.max_bytes}), "
                 f"got {self.transient_bytes}"
@@ -155,14 +163,17 @@ class ReadOptions:
         Raises:
             ValueError: Naming the field.
         """
+        check_fields(self)
+        unknown = sorted({*self.planes} - {*PIECE_PLANES})
+        if unknown:
+            raise ValueError(
+                f"planes must be of {', '.join(PIECE_PLANES)}, got {unknown[0]!r}"
+                f"{did_you_mean(unknown[0], PIECE_PLANES)}"
+            )
         if self.merge_gap_bytes < 0:
             raise ValueError(f"merge_gap_bytes must not be negative, got {self.merge_gap_bytes}")
         if self.in_flight < 1:
             raise ValueError(f"in_flight must be at least 1, got {self.in_flight}")
-        if self.fetch not in ("ranges", "shards"):
-            raise ValueError(f"fetch must be 'ranges' or 'shards', got {self.fetch!r}")
-        if not (self.cache is None or self.cache == "auto" or isinstance(self.cache, Cache)):
-            raise ValueError(f"cache must be 'auto', None or a Cache, got {self.cache!r}")
         if self.fetch == "shards" and self.cache is None:
             raise ValueError("fetch='shards' needs a cache: leave it at 'auto', or name a Cache")
 

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gopstream.shards.errors import ShardError
+from gopstream.shards.mixture_shares import Mixture
 from gopstream.shards.reader import ShardDataset
 from gopstream.shards.sample_parts import SampleFacts
 from gopstream.shards.sample_reading import PendingSample, Wanted
@@ -34,20 +35,29 @@ class MixedDataset:
 
         Raises:
             ShardError: If there is none, or one is empty.
+            ValueError: If something else is given than datasets, or the weights or the length of
+                an epoch cannot be meant.
         """
-        if not datasets:
-            raise ShardError("a mixture needs a dataset")
+        if isinstance(datasets, ShardDataset) or not datasets:
+            raise ShardError("a mixture needs a list of datasets")
         for dataset in datasets:
+            if not isinstance(dataset, ShardDataset):
+                raise ValueError(
+                    f"a mixture is made of opened splits, got {dataset!r}; give ShardDataset(ROOT, "
+                    "SPLIT)"
+                )
             if not len(dataset):
                 raise ShardError(f"{dataset.root}/{dataset.split} has no samples")
         self.datasets = tuple(datasets)
         """The splits."""
         self.sizes = tuple(len(dataset) for dataset in datasets)
         """Samples of each."""
-        self.weights = tuple(float(size) for size in self.sizes) if weights is None else weights
-        """Parts of an epoch."""
-        self.num_samples = sum(self.sizes) if num_samples is None else num_samples
-        """Clips of an epoch."""
+        self.mixture = Mixture(
+            sizes=self.sizes,
+            weights=self.sizes if weights is None else tuple(np.atleast_1d(weights).tolist()),
+            num_samples=sum(self.sizes) if num_samples is None else num_samples,
+        )
+        """How much of each an epoch takes."""
         self.root = " + ".join(dataset.root for dataset in datasets)
         """For messages."""
         self.split = datasets[0].split
@@ -56,6 +66,12 @@ class MixedDataset:
         """Names of the classes that labels count."""
         self._labels = [_renumbered(dataset.classes, self.classes) for dataset in datasets]
         self._starts = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
+
+    def __repr__(self) -> str:
+        """Say which splits, and how much of each an epoch takes."""
+        parts = zip(self.datasets, self.mixture.counts, strict=True)
+        listed = ", ".join(f"{count} of {dataset!r}" for dataset, count in parts)
+        return f"MixedDataset([{listed}])"
 
     def __len__(self) -> int:
         """Return the samples of all datasets together."""
@@ -76,6 +92,11 @@ class MixedDataset:
         """Return the key of a sample, which another dataset may have as well."""
         number, own = self._place(position)
         return self.datasets[number].key(own)
+
+    def known_key(self, position: int) -> str:
+        """Return a sample's key if anything says it, as :meth:`ShardDataset.known_key`."""
+        number, own = self._place(position)
+        return self.datasets[number].known_key(own)
 
     def sample(self, position: int) -> SampleFacts:
         """Return the sizes of a sample."""
@@ -103,7 +124,7 @@ class MixedDataset:
     def _place(self, position: int) -> tuple[int, int]:
         if not 0 <= position < len(self):
             raise IndexError(f"sample {position} of {len(self)}")
-        number = int(np.searchsorted(self._starts, position, side="right")) - 1
+        number = int(self._starts.searchsorted(position, side="right")) - 1
         return number, position - int(self._starts[number])
 
 

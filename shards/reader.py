@@ -9,21 +9,15 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from gopstream.shards.byte_ranges import ReadCounters, ReadOptions, open_ranges
-from gopstream.shards.dataset_files import (
-    DatasetFacts,
-    FileRecord,
-    Manifest,
-    load_dataset,
-    load_manifest,
-)
+from gopstream.shards.dataset_files import DatasetFacts, Manifest, load_dataset, load_manifest
 from gopstream.shards.errors import ShardError
-from gopstream.shards.layout import JSON_MEMBER, RESIDUAL_JSON_MEMBER
+from gopstream.shards.layout import DATASET_FILE, JSON_MEMBER, RESIDUAL_JSON_MEMBER
 from gopstream.shards.sample_parts import (
     Buffer,
     MotionWindow,
@@ -40,11 +34,14 @@ from gopstream.shards.selection import (
     stored_labels,
 )
 from gopstream.shards.shard_indexes import INDEX_KIND, ShardIndexes
-from gopstream.shards.shard_table import ShardTable, read_shard_table
+from gopstream.shards.shard_table import read_shard_table
 from gopstream.shards.storage import Storage, as_storage
+from gopstream.shards.value_checks import check_value
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_MAIN_KIND: Final = "tar"
 
 
 class ShardDataset:
@@ -80,10 +77,21 @@ class ShardDataset:
             ShardError: If there is no such dataset or split, it is not finished, or the labels
                 are not there or were made before samples were appended or removed.
             WhereError: If the condition or a class cannot be meant.
+            ValueError: If an argument is of another type.
         """
         if shards is not None and not (labels is None and where is None and classes is None):
             raise ShardError("shards cannot be combined with labels, where or classes")
+        check_value("split", split, str)
+        check_value("reading", reading, ReadOptions | None)
+        for name, names in (("shards", shards), ("classes", classes)):
+            if isinstance(names, str):
+                raise ValueError(f"{name} must be a list of names, got {names!r}")
         storage = as_storage(root)
+        if storage.url.endswith(".tar"):
+            raise ShardError(
+                f"{storage.url}: is a shard, not a dataset; give the folder with {DATASET_FILE} "
+                "and the name of the split, or read single shards with read_shards"
+            )
         self.root = storage.url
         """The dataset's folder or address, for messages."""
         self.split = split
@@ -93,13 +101,16 @@ class ShardDataset:
         self._planes = reading.planes
         self._expected: set[int] = set()
         kinds = [] if storage.local_root is not None else _cached_kinds(reading.planes)
-        table = read_shard_table(storage, split, files=[INDEX_KIND, *kinds])
+        files_read = dict.fromkeys([INDEX_KIND, _MAIN_KIND, *kinds])
+        table = read_shard_table(storage, split, files=list(files_read))
         self._has_all_shards = shards is None
         if shards is not None:
             table = table.only(shards)
-        files = _file_records(table, kinds)
+        files = table.records(kinds)
         self._ranges = open_ranges(storage, files=files, options=reading)
         self._indexes = ShardIndexes(storage, table, ranges=self._ranges)
+        self._content = table.files[_MAIN_KIND].sha256
+        self._latest_row: tuple[int, SampleRow] | None = None
         self.class_counts = table.class_counts
         """Stored samples of each class of the dataset; under the empty name those without one."""
         self.classes: tuple[str, ...] = self.facts.classes
@@ -115,6 +126,16 @@ class ShardDataset:
             )
         if self._selection is not None and self._selection.classes is not None:
             self.classes = self._selection.classes
+
+    def __repr__(self) -> str:
+        """Say where the split is, and how many samples of it are loaded."""
+        stored = int(self._indexes.starts[-1])
+        of = "" if self._selection is None else f" of {stored}"
+        return f"ShardDataset({self.root!r}, {self.split!r}: {len(self)}{of} samples)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the latest row behind: another process opens its own indexes."""
+        return self.__dict__ | {"_latest_row": None}
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -180,6 +201,19 @@ class ShardDataset:
             return 0
         return zlib.crc32(self._selection.positions[:num_samples].astype("<i8").tobytes())
 
+    def content_hash(self, num_samples: int) -> int:
+        """Return what tells the shards of the first samples from those with other content.
+
+        By their main tars, which no command writes again but the one that removes samples: labels
+        and further planes change nothing here, other videos or settings do.
+        """
+        if not num_samples:
+            return 0
+        last = num_samples - 1
+        if self._selection is not None:
+            last = int(self._selection.positions[last])
+        return zlib.crc32(self._content[: self._indexes.shard_of(last) + 1].tobytes())
+
     def class_weights(self, weights: Mapping[str, float]) -> npt.NDArray[np.float64]:
         """Return the weight of each sample by its class, for a loader; 1 for those not named.
 
@@ -206,6 +240,24 @@ class ShardDataset:
     def key(self, position: int) -> str:
         """Return the key of a sample."""
         return self._row(position).key
+
+    def known_key(self, position: int) -> str:
+        """Return a sample's key if anything says it: its index, or else ``samples.parquet``.
+
+        Empty if neither does. The table is read from a local disk alone.
+        """
+        try:
+            return self.key(position)
+        except (ShardError, OSError):
+            folder = self._storage.local_root
+        if folder is None or not self._has_all_shards or find_spec("pyarrow") is None:
+            return ""
+        from gopstream.shards.sample_table import key_at
+
+        try:
+            return key_at(self._storage, self.split, self._stored(position))
+        except (ShardError, OSError):
+            return ""
 
     def sample(self, position: int) -> SampleFacts:
         """Return the sizes of a sample."""
@@ -323,30 +375,24 @@ class ShardDataset:
         return f"{row.key} has none: {self.read_json(position).get('exactness')}"
 
     def _row(self, position: int) -> SampleRow:
-        if not 0 <= position < len(self):
-            raise IndexError(f"sample {position} of {len(self)}")
-        if self._selection is not None:
-            position = int(self._selection.positions[position])
-        number = self._indexes.shard_of(position)
+        # A clip asks several times for its sample.
+        if self._latest_row is not None and self._latest_row[0] == position:
+            return self._latest_row[1]
+        stored = self._stored(position)
+        number = self._indexes.shard_of(stored)
         first = int(self._indexes.starts[number])
         name = self._indexes.name(number)
-        return SampleRow(self.split, name, self._indexes[number], position - first)
+        row = SampleRow(self.split, name, self._indexes[number], stored - first)
+        self._latest_row = position, row
+        return row
+
+    def _stored(self, position: int) -> int:
+        """Return the place in the split of a sample of the selection."""
+        if not 0 <= position < len(self):
+            raise IndexError(f"sample {position} of {len(self)}")
+        return position if self._selection is None else int(self._selection.positions[position])
 
 
 def _cached_kinds(planes: Sequence[str]) -> list[str]:
     """Return the kinds of files that a cache of a remote dataset holds."""
     return ["tar", *(["residual.tar"] if "residual" in planes else [])]
-
-
-def _file_records(table: ShardTable, kinds: Sequence[str]) -> dict[str, FileRecord]:
-    """Return sizes and hashes of files of some kinds, by name below the dataset's root."""
-    names = [name.decode() for name in table.names.tolist()]
-    return {
-        f"{table.split}/{name}.{kind}": FileRecord(num_bytes, sha256.decode())
-        for kind, column in table.files.items()
-        if kind in kinds
-        for name, num_bytes, sha256 in zip(
-            names, column.num_bytes.tolist(), column.sha256.tolist(), strict=True
-        )
-        if num_bytes >= 0
-    }

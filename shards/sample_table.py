@@ -47,3 +47,28 @@ def _read_batches(path: Path, columns: list[str], where: str) -> Iterator[pa.Rec
                 yield batch.select(columns)
     except (pa.ArrowException, OSError) as error:
         raise FormatError(f"{where}: not a whole table ({error})") from error
+
+
+def key_at(storage: Storage, split: str, position: int) -> str:
+    """Return the key in one row, without reading the table as a whole.
+
+    Raises:
+        ShardError: If the table is not there.
+        FormatError: If it is damaged, or has no such row.
+    """
+    name = f"{split}/{SAMPLES_FILE}"
+    where = f"{storage.url}/{name}"
+    try:
+        with storage.local_copy(name) as path, pyarrow.parquet.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                num_rows = file.metadata.row_group(group).num_rows
+                if position < num_rows:
+                    # Without threads: a worker process may have been forked from one that has some.
+                    table = file.read_row_group(group, columns=["key"], use_threads=False)
+                    return str(table.column("key")[position].as_py())
+                position -= num_rows
+    except FileNotFoundError as error:
+        raise ShardError(f"{where}: is missing; is the split finished?") from error
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise FormatError(f"{where}: not a whole table ({error})") from error
+    raise FormatError(f"{where}: has no such row")

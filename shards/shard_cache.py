@@ -19,7 +19,7 @@ import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from gopstream.pipeline.errors import StoreError
 from gopstream.shards.byte_ranges import Cache, ReadCounters
@@ -38,36 +38,43 @@ _FETCHERS: Final = 3
 _PAUSE_SECONDS: Final = 0.05
 
 
-def usable_cache(wanted: Cache | Literal["auto"] | None) -> Cache | None:
+class UsableCache(NamedTuple):
+    """A cache whose folder is made."""
+
+    folder: Path
+    max_bytes: int
+    transient_bytes: int | None = None
+    """As :class:`Cache` has it."""
+
+
+def usable_cache(wanted: Cache | Literal["auto"] | None) -> UsableCache | None:
     """Return the cache to use, once its folder is made; None for none.
 
     Args:
-        wanted: A cache, ``auto`` for one below the home folder that takes half of the disk space
-            that is free, or None.
+        wanted: A cache; ``auto`` for ``Cache()``, without which reading goes on where it cannot
+            be; or None.
 
     Raises:
-        StoreError: If the folder of a cache that was named cannot be used.
+        StoreError: If the folder of a cache that was asked for cannot be used.
     """
     if wanted is None:
         return None
+    asked = Cache() if wanted == "auto" else wanted
+    folder = Path("~/.cache/gopstream" if asked.folder is None else asked.folder)
     try:
-        folder = Path.home() / ".cache" / "gopstream" if wanted == "auto" else wanted.folder
-    except RuntimeError as error:  # a user without a home folder
-        warnings.warn(f"{error}: reading goes on without a cache", stacklevel=2)
-        return None
-    try:
+        folder = folder.expanduser()
         held = CacheFolder(folder, max_bytes=1).num_bytes
-        if wanted != "auto":
-            return wanted
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
+        # What the cache holds already was free before.
+        half = max((shutil.disk_usage(folder).free + held) // 2, 1)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home folder
         reason = f"the cache folder {folder} cannot be used ({error})"
         if wanted != "auto":
             raise StoreError(f"{reason}; name another, or none") from error
         warnings.warn(f"{reason}; reading goes on without a cache", stacklevel=2)
         return None
-    # What the cache holds already was free before.
-    return Cache(folder, max((free + held) // 2, 1))
+    max_bytes = half if asked.max_bytes is None else asked.max_bytes
+    transient = asked.transient_bytes
+    return UsableCache(folder, max_bytes, None if transient is None else min(transient, max_bytes))
 
 
 class ShardCache:
@@ -76,7 +83,7 @@ class ShardCache:
     def __init__(
         self,
         storage: ObjectStorage,
-        cache: Cache,
+        cache: UsableCache,
         *,
         files: Mapping[str, FileRecord],
         fetches_shards: bool,
@@ -361,7 +368,9 @@ class OpenCache:
             )
 
 
-def _room_for_pinned(cache: Cache, files: Mapping[str, FileRecord], fetches_shards: bool) -> int:
+def _room_for_pinned(
+    cache: UsableCache, files: Mapping[str, FileRecord], fetches_shards: bool
+) -> int:
     total = sum(record.num_bytes for record in files.values())
     if not fetches_shards or total <= cache.max_bytes:
         return cache.max_bytes

@@ -42,6 +42,7 @@ MAX_LOCAL_BYTES: Final = 16 << 20
 MAX_REMOTE_BYTES: Final = 64 << 20
 """Of indexes held by one process: to open one again costs a request."""
 
+_VERIFY: Final = "run 'gopstream verify' to see all faults"
 _NEVER: Final = np.iinfo(np.int64).min
 
 _PIECE_COLUMNS: Final = tuple(column.name for column in fields(PieceTable))
@@ -134,7 +135,7 @@ class ShardIndexes:
 
     def shard_of(self, position: int) -> int:
         """Return the number of the shard that holds a sample, which begins at ``starts[...]``."""
-        return int(np.searchsorted(self.starts, position, side="right")) - 1
+        return int(self.starts.searchsorted(position, side="right")) - 1
 
     def __getitem__(self, shard: int) -> ShardIndex:
         """Return the index of a shard.
@@ -237,20 +238,21 @@ class ShardIndexes:
             else:
                 content = self._fetched(shard, where)
         except FileNotFoundError as error:
-            raise DamageError(
-                f"{where}: the shard's index is missing; run 'gopstream verify' to see all faults"
-            ) from error
-        arrays = view_arrays(content, is_checked=is_checked)
-        if arrays is None or not _is_as_written(arrays):
-            index = parse_index(bytes(content), where=where)
-        else:
-            index = _shard_index(arrays)
-        _check_shapes(index, where)
+            raise DamageError(f"{where}: the shard's index is missing; {_VERIFY}") from error
+        try:
+            arrays = view_arrays(content, is_checked=is_checked)
+            if arrays is None or not _is_as_written(arrays):
+                index = parse_index(bytes(content), where=where)
+            else:
+                index = _shard_index(arrays)
+            _check_shapes(index, where)
+        except FormatError as error:
+            raise FormatError(f"{error}; {_VERIFY}") from error
         start, end = self.starts[shard : shard + 2].tolist()
         if len(index.keys) != end - start:
             raise DamageError(
                 f"{where}: lists {len(index.keys)} samples, {MANIFEST_FILE} says {end - start}; "
-                "run 'gopstream verify' to see all faults"
+                f"{_VERIFY}"
             )
         return index, len(content)
 
@@ -301,7 +303,7 @@ class ShardIndexes:
         for shard in np.flatnonzero(self._files.num_bytes <= 0).tolist():
             raise FormatError(
                 f"{self.storage.url}/{self.split}/{MANIFEST_FILE}: lists no "
-                f"{index_name(self.name(shard))}; run 'gopstream verify' to see all faults"
+                f"{index_name(self.name(shard))}; {_VERIFY}"
             )
         for shard in np.flatnonzero(self._files.num_bytes > MAX_READ_BYTES).tolist():
             check_size(self._size(shard), f"{self.storage.url}/{self._span(shard).name}")
@@ -310,8 +312,7 @@ class ShardIndexes:
 def _other_file(where: str) -> DamageError:
     return DamageError(
         f"{where}: it is not the file that {MANIFEST_FILE} names: it is damaged, or the shard was "
-        "replaced; if the dataset was changed, open it anew; run 'gopstream verify' to see all "
-        "faults"
+        f"replaced; if the dataset was changed, open it anew; {_VERIFY}"
     )
 
 

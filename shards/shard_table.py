@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from gopstream.shards.dataset_files import check_format, load_manifest
+from gopstream.shards.dataset_files import FileRecord, check_format, load_manifest
 from gopstream.shards.errors import FormatError, ShardError
 from gopstream.shards.layout import MANIFEST_FILE, check_shard_name, check_split_name
 from gopstream.shards.storage import Storage
@@ -74,6 +74,19 @@ class ShardTable:
             for kind, column in self.files.items()
         }
         return replace(self, names=self.names[kept], counts=self.counts[kept], files=files)
+
+    def records(self, kinds: Sequence[str]) -> dict[str, FileRecord]:
+        """Return sizes and hashes of files of some kinds, by name below the dataset's root."""
+        names = [name.decode() for name in self.names.tolist()]
+        return {
+            f"{self.split}/{name}.{kind}": FileRecord(num_bytes, sha256.decode())
+            for kind, column in self.files.items()
+            if kind in kinds
+            for name, num_bytes, sha256 in zip(
+                names, column.num_bytes.tolist(), column.sha256.tolist(), strict=True
+            )
+            if num_bytes >= 0
+        }
 
 
 def read_shard_table(storage: Storage, split: str, *, files: Sequence[str] = ()) -> ShardTable:

@@ -15,15 +15,15 @@ class Skipped(NamedTuple):
     """A clip that could not be read and was left out of its batch."""
 
     key: str
-    """Empty where its shard's index is damaged: nothing else knows it."""
+    """Empty where its shard's index is damaged and ``samples.parquet`` is not at hand."""
     position: int
     """In the epoch."""
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ClipBatch:
-    """B clips."""
+    """B clips; none where all views of a batch of views were skipped."""
 
     labels: Tensor
     """(B,) int64."""
@@ -52,6 +52,21 @@ class ClipBatch:
     """What :meth:`accumulated` makes ``motion`` and ``valid`` of, where the device makes them."""
     skipped: tuple[Skipped, ...] = ()
     """Clips of this batch that could not be read; the tensors do not have them."""
+
+    def __repr__(self) -> str:
+        """Say what is there, without its contents."""
+        parts = [f"{len(self.keys)} clips"]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                kind = str(value.dtype).removeprefix("torch.")
+                name = "frames" if field.name == "pixels" else field.name
+                parts.append(f"{name} {tuple(value.shape)} {kind}")
+            elif field.name in ("jpegs", "windows") and value is not None:
+                parts.append(f"{field.name} for the device")
+        if self.skipped:
+            parts.append(f"{len(self.skipped)} skipped")
+        return f"ClipBatch({', '.join(parts)})"
 
     @property
     def frames(self) -> Tensor:

@@ -1,5 +1,8 @@
 """Batches from worker processes: torch's ``DataLoader`` with memory of our own."""
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
@@ -12,6 +15,7 @@ from gopstream.shards.loading.clip_reader import clip_arrays
 from gopstream.shards.loading.clip_spec import ClipSpec
 from gopstream.shards.loading.clips import ClipDataset, ViewDataset
 from gopstream.shards.loading.slots import Filled, SharedSlots
+from gopstream.shards.value_checks import check_value
 
 
 class BatchStream:
@@ -36,7 +40,12 @@ class BatchStream:
             workers: Processes that read; 0 reads in this one.
             prefetch: Batches that each worker holds ready.
             pin_memory: Whether batches come in pinned memory; None does so where CUDA is there.
+
+        Raises:
+            ValueError: If there are fewer workers than none, or nothing is held ready.
         """
+        check_value("workers", workers, int, at_least=0)
+        check_value("prefetch", prefetch, int, at_least=1)
         self._clips = clips
         self._arrays = clip_arrays(spec)
         self._batch_size = batch_size
@@ -68,6 +77,7 @@ class BatchStream:
             sampler=cast(Any, _Once(places)),
             num_workers=self._workers,
             prefetch_factor=self._prefetch if self._workers else None,
+            worker_init_fn=_end_with_parent if self._workers else None,
             # Its own, or each pass would draw from the generator that dropout draws from.
             generator=torch.Generator(),
         )
@@ -114,15 +124,31 @@ def _items(loader: "DataLoader[Any]") -> Iterator[Any]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise ShardError(
-            f"a process that reads clips has ended ({error}); if memory is short, use fewer "
-            "workers, a smaller batch or a smaller prefetch"
-        ) from error
+        hint = "if memory is short, use fewer workers, a smaller batch or a smaller prefetch"
+        if multiprocessing.get_start_method() != "fork":
+            hint += (
+                "; worker processes run the script again as they are not forked, so its loop must "
+                "stand below: if __name__ == '__main__':"
+            )
+        raise ShardError(f"a process that reads clips has ended ({error}); {hint}") from error
     finally:
         if loader.num_workers:
             # Torch does so when the last reference goes: the traceback of an error holds one in a
             # circle, and where that is found first in a forked child, the workers stay.
             items._shutdown_workers()
+
+
+def _end_with_parent(worker: int) -> None:
+    """End a worker with the process that started it: torch's own look comes every five seconds."""
+    del worker
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="gopstream-parent", daemon=True).start()
 
 
 class _Once:

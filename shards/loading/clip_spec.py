@@ -1,17 +1,12 @@
 """What a clip is: plain numbers, from a recipe or a model's contract."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple
 
-from gopstream.shards.loading.sampling import (
-    OVERRUNS,
-    SAMPLINGS,
-    VIEW_RULES,
-    Overrun,
-    Sampling,
-    ViewRule,
-)
+from gopstream.shards.loading.sampling import Overrun, Sampling, ViewRule
 from gopstream.shards.loading.transform_spec import TransformSpec
+from gopstream.shards.value_checks import check_fields, check_value
 
 MotionPlace = Literal["worker", "device"]
 FramesPlace = Literal["worker", "device"]
@@ -41,13 +36,12 @@ class MotionSpec:
         Raises:
             ValueError: Naming the field.
         """
+        check_fields(self)
         if min(self.query_stride, self.subclip_frames, self.grid) < 1:
             raise ValueError(
                 "query_stride, subclip_frames and grid must be at least 1, got "
                 f"{self.query_stride}, {self.subclip_frames}, {self.grid}"
             )
-        if self.on not in get_args(MotionPlace):
-            raise ValueError(f"motion is made on worker or device, got {self.on!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +57,7 @@ class VectorSpec:
         Raises:
             ValueError: Naming the field.
         """
+        check_fields(self)
         if self.grid < 1:
             raise ValueError(f"grid must be at least 1, got {self.grid}")
 
@@ -95,19 +90,11 @@ class ClipSpec:
         Raises:
             ValueError: Naming the field.
         """
+        check_fields(self)
         if self.num_frames < 1 or self.stride < 1:
             raise ValueError(
                 f"num_frames and stride must be at least 1, got {self.num_frames}, {self.stride}"
             )
-        for name, names in (
-            ("sampling", SAMPLINGS),
-            ("overrun", OVERRUNS),
-            ("view_rule", VIEW_RULES),
-        ):
-            if getattr(self, name) not in names:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(names)}, got {getattr(self, name)!r}"
-                )
         if self.motion is not None and self.overrun != "last":
             raise ValueError(
                 f"motion is accumulated along frames that do not fall back: overrun must be last, "
@@ -118,8 +105,6 @@ class ClipSpec:
                 f"{self.num_frames} frames do not divide into sub-clips of "
                 f"{self.motion.subclip_frames}"
             )
-        if self.frames_on not in get_args(FramesPlace):
-            raise ValueError(f"frames_on must be worker or device, got {self.frames_on!r}")
         changes = [name for name in _APPEARANCE if getattr(self.transform, name)]
         if self.frames_on == "device" and changes:
             raise ValueError(
@@ -135,3 +120,25 @@ class View(NamedTuple):
     num_clips: int
     crop: int
     num_crops: int
+
+
+def check_views(views: Sequence[View]) -> None:
+    """Refuse views that there cannot be.
+
+    Raises:
+        ValueError: Naming the first of them.
+    """
+    if isinstance(views, View) or not len(views):
+        raise ValueError(f"views must be a list with at least one View, got {views!r}")
+    for view in views:
+        check_value("a view", view, View)
+        for name, number, count in (
+            ("clip", view.clip, view.num_clips),
+            ("crop", view.crop, view.num_crops),
+        ):
+            check_value(f"num_{name}s of a view", count, int, at_least=1)
+            check_value(f"{name} of a view", number, int, at_least=0)
+            if number >= count:
+                raise ValueError(
+                    f"{name} of a view must be less than num_{name}s = {count}, got {number}"
+                )

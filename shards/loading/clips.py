@@ -18,7 +18,7 @@ from gopstream.shards.loading.clip_reader import (
     start_training_clip,
     start_view,
 )
-from gopstream.shards.loading.clip_spec import ClipSpec, View
+from gopstream.shards.loading.clip_spec import ClipSpec, View, check_views
 from gopstream.shards.loading.device_frames import EncodedClip, collate_frames
 from gopstream.shards.loading.device_motion import ClipMotion, collate_motion
 from gopstream.shards.loading.frame_decoding import FrameBuffer
@@ -26,9 +26,15 @@ from gopstream.shards.loading.places import BatchPlaces, Place
 from gopstream.shards.loading.slots import Filled, SharedSlots
 from gopstream.shards.mixed_dataset import MixedDataset
 from gopstream.shards.reader import ShardDataset
+from gopstream.shards.value_checks import check_value
 
 Clip = StartedClip | UnreadableClip
 OnError = Literal["raise", "skip"]
+_REMEDY: Final = {
+    "frames": "make it anew with 'gopstream shard', whose --planes names frames",
+    "motion": "make it anew with 'gopstream shard'",
+    "residual": "add it with 'gopstream planes add', or leave residual out",
+}
 _DAMAGE: Final = (DamageError, FormatError)
 ON_ERROR: Final[tuple[OnError, ...]] = get_args(OnError)
 
@@ -55,7 +61,14 @@ class ClipDataset(Dataset[ClipBatch | Filled]):
             spec: What a clip is.
             seed: Of the run.
             on_error: ``skip`` leaves out clips whose bytes are damaged or missing.
+
+        Raises:
+            ShardError: If the dataset lacks planes that the spec asks for.
+            ValueError: If something else is given.
         """
+        check_value("dataset", dataset, ShardDataset | MixedDataset)
+        check_value("seed", seed, int)
+        _check_planes(dataset, spec)
         self._dataset, self._spec, self._seed = dataset, spec, seed
         self._reader = _BatchReader(
             spec, where=f"{dataset.root}/{dataset.split}", on_error=on_error
@@ -129,10 +142,18 @@ class ViewDataset(Dataset[ClipBatch | Filled]):
         *,
         on_error: OnError = "raise",
     ) -> None:
-        """Prepare to read the views of each sample, which follow each other."""
+        """Prepare to read the views of each sample, which follow each other.
+
+        Raises:
+            ShardError: If the dataset lacks planes that the spec asks for.
+            ValueError: If there is no view, or one that there cannot be.
+        """
+        check_value("dataset", dataset, ShardDataset | MixedDataset)
+        _check_planes(dataset, spec)
+        check_views(views)
         self._dataset, self._spec, self._views = dataset, spec, views
         self._reader = _BatchReader(
-            spec, where=f"{dataset.root}/{dataset.split}", on_error=on_error
+            spec, where=f"{dataset.root}/{dataset.split}", on_error=on_error, may_be_empty=True
         )
 
     def __len__(self) -> int:
@@ -182,19 +203,41 @@ def _start(
         where = f"sample {sample} of {dataset.root}/{dataset.split}"
         raise ShardError(f"{where}: {error}") from error
     except ShardError as error:  # said in its turn
-        try:
-            key = dataset.key(sample)
-        except (ShardError, OSError):
-            key = ""
+        key = dataset.known_key(sample)
+        if key not in str(error):
+            error = type(error)(f"sample {key}: {error}")
         return UnreadableClip(error, key=key, position=position)
+
+
+def _check_planes(dataset: ShardDataset | MixedDataset, spec: ClipSpec) -> None:
+    """Refuse a dataset, or a part of a mixture, that cannot make the clips of a spec.
+
+    Raises:
+        ShardError: Naming the dataset and the plane.
+    """
+    check_value("spec", spec, ClipSpec)
+    needed = {"frames": "clips have frames"}
+    if spec.motion is not None or spec.vectors is not None:
+        needed["motion"] = "the ClipSpec asks for motion or vectors"
+    if spec.residual:
+        needed["residual"] = "the ClipSpec asks for the residual"
+    for part in dataset.datasets if isinstance(dataset, MixedDataset) else [dataset]:
+        for plane, reason in needed.items():
+            if plane not in part.facts.planes:
+                raise ShardError(
+                    f"{part.root}/{part.split}: the dataset has no {plane} plane (it has "
+                    f"{', '.join(part.facts.planes)}), and {reason}; {_REMEDY[plane]}"
+                )
 
 
 class _BatchReader:
     """Decodes started clips into arrays: in a worker into its shared slots, if there are any."""
 
-    def __init__(self, spec: ClipSpec, *, where: str, on_error: OnError) -> None:
-        if on_error not in ON_ERROR:
-            raise ValueError(f"on_error must be one of {', '.join(ON_ERROR)}, got {on_error!r}")
+    def __init__(
+        self, spec: ClipSpec, *, where: str, on_error: OnError, may_be_empty: bool = False
+    ) -> None:
+        check_value("on_error", on_error, OnError)
+        self._may_be_empty = may_be_empty
         self._arrays = clip_arrays(spec)
         self._where = where
         self._on_error = on_error
@@ -232,7 +275,7 @@ class _BatchReader:
         """Decode clips into the first rows of arrays.
 
         Raises:
-            ShardError: If a clip cannot be read, or all of them were left out.
+            ShardError: If a clip cannot be read, or all of them were left out and that may not be.
         """
         facts = BatchFacts([], [], [], [], ())
         skipped: list[Skipped] = []
@@ -256,7 +299,7 @@ class _BatchReader:
             facts.labels.append(clip.label)
             facts.positions.append(clip.position)
             facts.is_repeat.append(was_shown)
-        if not facts.keys:
+        if not facts.keys and not self._may_be_empty:
             raise ShardError(
                 f"{self._where}: no clip of a batch of {len(started)} can be read; the first: "
                 f"{skipped[0].message}"

@@ -7,13 +7,24 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from gopstream.shards.loading.mixture import Mixture, dataset_seed, mixed_order
-from gopstream.shards.loading.order import Shuffle, epoch_order
+from gopstream.shards.errors import SettingsError
+from gopstream.shards.loading.mixture import dataset_seed, mixed_order
+from gopstream.shards.loading.order import Shuffle, check_weights, epoch_order
 from gopstream.shards.mixed_dataset import MixedDataset
 from gopstream.shards.reader import ShardDataset
+from gopstream.shards.value_checks import check_value
 
 _SEEDS: Final = 1 << 64
 _PROGRESS: Final = ("epoch", "position", "num_samples")
+CONTENT: Final = "content"
+"""Of a state: it tells the first samples from others. States of before have none."""
+# What a user does not know as numbers; it follows from which samples there are.
+_BY_SAMPLES: Final = {
+    "selection": "another where=, classes= or labels=",
+    "sample_weights": "other weights=",
+    "shards": "other samples, or some were removed since",
+    CONTENT: "samples of other content: of other videos, or stored with other settings",
+}
 
 
 class EpochOrders:
@@ -25,7 +36,7 @@ class EpochOrders:
         *,
         seed: int,
         shuffle: Shuffle,
-        weights: npt.NDArray[np.floating[Any]] | None = None,
+        weights: npt.ArrayLike | None = None,
     ) -> None:
         """Choose an order.
 
@@ -37,27 +48,23 @@ class EpochOrders:
                 own.
 
         Raises:
-            ValueError: If there are not as many weights as samples, a mixture has some or cannot
-                be meant, or the seed is negative.
+            ValueError: If there are not as many weights as samples, they are no weights, a mixture
+                has some, or the seed or the shuffle is none.
         """
+        check_value("dataset", dataset, ShardDataset | MixedDataset)
+        check_value("seed", seed, int)
+        check_value("shuffle", shuffle, Shuffle)
         if not 0 <= seed < _SEEDS:
             raise ValueError(f"seed must be from 0 to {_SEEDS - 1}, got {seed}")
-        if weights is not None and isinstance(dataset, MixedDataset):
-            raise ValueError("weights are those of one dataset's samples; a mixture has its own")
-        if weights is not None and len(weights) != len(dataset):
-            raise ValueError(f"there are {len(weights)} weights for {len(dataset)} samples")
         self._dataset = dataset
-        self.seed = seed
+        self.seed = int(seed)
         """Of the run."""
-        self._shuffle, self._weights = shuffle, weights
+        self._shuffle = shuffle
         self.num_samples = len(dataset)
         """Positions of an epoch."""
-        self._mixture: Mixture | None = None
         if isinstance(dataset, MixedDataset):
-            self.num_samples = dataset.num_samples
-            self._mixture = Mixture(
-                sizes=dataset.sizes, weights=tuple(dataset.weights), num_samples=self.num_samples
-            )
+            self.num_samples = dataset.mixture.num_samples
+        self._weights = None if weights is None else _numbers(weights, dataset)
         self._known: tuple[int, dict[str, Any]] = (-1, {})
 
     def order(self, epoch: int, num_samples: int) -> npt.NDArray[np.integer[Any]]:
@@ -104,36 +111,58 @@ class EpochOrders:
         if self._shuffle.mode == "windows":
             facts["window_shards"] = self._shuffle.window_shards
         if isinstance(self._dataset, MixedDataset):
+            parts = [(dataset, len(dataset)) for dataset in self._dataset.datasets]
             facts["sizes"] = list(self._dataset.sizes)
-            facts["weights"] = [float(weight) for weight in self._dataset.weights]
+            facts["weights"] = [float(weight) for weight in self._dataset.mixture.weights]
             facts["num_samples"] = self.num_samples
-            facts["selection"] = [
-                dataset.selection_hash(len(dataset)) for dataset in self._dataset.datasets
-            ]
-            facts["shards"] = [_shards_hash(d, len(d)) for d in self._dataset.datasets]
+            facts["selection"] = [dataset.selection_hash(size) for dataset, size in parts]
+            facts["shards"] = [_shards_hash(dataset, size) for dataset, size in parts]
+            facts[CONTENT] = [dataset.content_hash(size) for dataset, size in parts]
         else:
             facts["selection"] = self._dataset.selection_hash(num_samples)
             facts["shards"] = _shards_hash(self._dataset, num_samples)
+            facts[CONTENT] = self._dataset.content_hash(num_samples)
         if self._weights is not None:
             content = self._weights[:num_samples].astype("<f8").tobytes()
             facts["sample_weights"] = zlib.crc32(content)
         return facts
 
-    def check(self, state: Mapping[str, Any], num_samples: int) -> None:
-        """Refuse the state of a run with another order.
+    def num_samples_of(self, state: Mapping[str, Any]) -> int:
+        """Return over how many samples the epoch of a state goes on.
+
+        Those that it began with: samples that were appended since come with the next epoch. An
+        epoch of which nothing was shown begins over those that there are now, where their number
+        has changed otherwise; not in a mixture, whose epochs follow from those before.
+
+        Args:
+            state: With whole numbers for its progress.
 
         Raises:
-            ValueError: Naming what differs.
+            SettingsError: If the state is of a run with another order, or of other samples; says
+                what differs.
         """
-        own = self.facts(num_samples)
-        # What only the state has was decided by something that this loader was not given.
-        for name in (*own, *(name for name in state if name not in {*own, *_PROGRESS})):
-            if state.get(name) != own.get(name):
-                raise ValueError(
-                    f"the state has {name} {state.get(name)!r}, this loader {own.get(name)!r}: it "
-                    "would show other samples; continue with the dataset, selection and order of "
-                    "before"
-                )
+        is_mixture = isinstance(self._dataset, MixedDataset)
+        if ("sizes" in state) != is_mixture:
+            kinds = ("one dataset", "a mixture") if is_mixture else ("a mixture", "one dataset")
+            raise SettingsError(f"the state is of {kinds[0]}, this loader reads {kinds[1]}")
+        num_samples, own_samples = int(state["num_samples"]), self.num_samples
+        is_changed = num_samples != own_samples and not is_mixture
+        own = self.facts(min(num_samples, own_samples))
+        differing = [name for name in dict.fromkeys([*own, *state]) if _differs(name, state, own)]
+        for name in differing:
+            # Follows from the number, which is looked at below.
+            follows = name in _BY_SAMPLES and bool(state.get(name)) == bool(own.get(name))
+            if not (follows and is_changed and _may_change(name, state, own_samples)):
+                raise SettingsError(_refusal(name, state, own))
+        if not differing and num_samples <= own_samples:
+            return num_samples
+        if state["position"] == 0:
+            return own_samples
+        raise SettingsError(
+            f"the state is of an epoch over {num_samples} samples, there are {own_samples} now: "
+            "some were removed, or where=, classes= or labels= are others, so that the epoch "
+            f"cannot be continued; to begin it anew call start_epoch({state['epoch']})"
+        )
 
     def _mixed(self, dataset: MixedDataset, epoch: int) -> npt.NDArray[np.int64]:
         def order_of(number: int, own_epoch: int) -> npt.NDArray[np.integer[Any]]:
@@ -144,8 +173,7 @@ class EpochOrders:
                 shuffle=self._shuffle,
             )
 
-        assert self._mixture is not None
-        return mixed_order(self._mixture, order_of, seed=self.seed, epoch=epoch)
+        return mixed_order(dataset.mixture, order_of, seed=self.seed, epoch=epoch)
 
 
 def _shards_hash(dataset: ShardDataset, num_samples: int) -> int:
@@ -157,3 +185,50 @@ def _shards_hash(dataset: ShardDataset, num_samples: int) -> int:
     starts = dataset.shard_starts
     starts = np.append(starts[starts < num_samples], num_samples)
     return zlib.crc32(starts.astype("<i8").tobytes())
+
+
+def _differs(name: str, state: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    if name == CONTENT and name not in state:
+        return False
+    # What only the state has was decided by something that this loader was not given.
+    return state.get(name) != own.get(name) and (name in own or name not in _PROGRESS)
+
+
+def _may_change(name: str, state: Mapping[str, Any], own_samples: int) -> bool:
+    """Tell whether a fact may differ for there being another number of samples."""
+    if state["num_samples"] > own_samples:
+        return True
+    return state["position"] == 0 and name != "selection"
+
+
+def _refusal(name: str, state: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    if name not in _BY_SAMPLES:
+        return (
+            f"the state has {name} {state.get(name)!r}, this loader {own.get(name)!r}: it would "
+            "show other samples; continue with the dataset, selection and order of before"
+        )
+    return (
+        f"the state was made with {_BY_SAMPLES[name]}: it would show other samples; continue with "
+        f"the dataset, selection and order of before, or call start_epoch({state['epoch']}) to "
+        "begin an epoch anew"
+    )
+
+
+def _numbers(
+    weights: npt.ArrayLike, dataset: ShardDataset | MixedDataset
+) -> npt.NDArray[np.floating[Any]]:
+    """Return the weights of a dataset's samples as an array.
+
+    Raises:
+        ValueError: If they are none.
+    """
+    if isinstance(dataset, MixedDataset):
+        raise ValueError("weights are those of one dataset's samples; a mixture has its own")
+    try:
+        numbers = np.asarray(weights, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"weights must be numbers, one for each sample ({error})") from error
+    if len(np.atleast_1d(numbers)) != len(dataset):
+        raise ValueError(f"there are {numbers.size} weights for {len(dataset)} samples")
+    check_weights(numbers, len(dataset))
+    return numbers

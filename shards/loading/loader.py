@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
@@ -28,6 +27,7 @@ from gopstream.shards.loading.places import (
 )
 from gopstream.shards.mixed_dataset import MixedDataset
 from gopstream.shards.reader import ShardDataset
+from gopstream.shards.value_checks import check_value
 
 _SHOWN_SKIPS = 1000
 
@@ -46,7 +46,7 @@ class StreamingLoader:
         batch_size: int,
         seed: int,
         workers: int = 0,
-        weights: npt.NDArray[np.floating[Any]] | None = None,
+        weights: npt.ArrayLike | None = None,
         shuffle: Shuffle | None = None,
         rank: int | None = None,
         world_size: int | None = None,
@@ -80,11 +80,16 @@ class StreamingLoader:
             pin_memory: Whether batches come in pinned memory; None does so where CUDA is there.
 
         Raises:
-            ShardError: If the split has fewer samples than a step of all ranks.
+            ShardError: If the split has fewer samples than a step of all ranks, or lacks planes
+                that the spec asks for.
+            ValueError: If another value cannot be meant; names it.
         """
+        check_value("pin_memory", pin_memory, bool | None)
         rank, world_size = _process_place(rank, world_size)
         share = Share(batch_size, rank=rank, world_size=world_size, last=last)
-        orders = EpochOrders(dataset, seed=seed, shuffle=shuffle or Shuffle(), weights=weights)
+        orders = EpochOrders(
+            dataset, seed=seed, shuffle=Shuffle() if shuffle is None else shuffle, weights=weights
+        )
         if not orders.num_samples:
             raise ShardError(f"{dataset.root}/{dataset.split} has no samples")
         if orders.num_samples < share.step_size and last == "drop":
@@ -140,13 +145,30 @@ class StreamingLoader:
         """Continue where a state was taken, with any number of ranks, workers and clips a batch.
 
         Samples that were appended to the dataset since come with the next epoch: the present one
-        goes on over those that it began with, which are the first ones.
+        goes on over those that it began with, which are the first ones. At the beginning of an
+        epoch the dataset may have lost samples as well. States of earlier versions do not know the
+        samples' content (``content``): they are taken without it.
 
         Raises:
-            ValueError: If the state is of a run with another seed or order, or of a dataset with
-                more samples.
+            ValueError: If it is no state; a :class:`SettingsError` if it is of a run with another
+                seed or order, or of other samples; see :meth:`start_epoch`.
         """
         self._state.load_state_dict(state)
+        self._batches = None
+
+    def start_epoch(self, epoch: int) -> None:
+        """Begin an epoch anew, over all samples that the dataset has.
+
+        For a run whose state the dataset no longer fits, since samples were removed or it was made
+        again; and to show one epoch twice.
+
+        Args:
+            epoch: Its number, counted from 0.
+
+        Raises:
+            ValueError: If it is no such number.
+        """
+        self._state.start_epoch(epoch)
         self._batches = None
 
     def _next(self) -> ClipBatch:
@@ -185,7 +207,7 @@ def view_batches(
     workers: int = 0,
     on_error: OnError = "raise",
 ) -> Iterator[ClipBatch]:
-    """Yield all views of all samples once, in order; the last batch may be smaller.
+    """Return all views of all samples once, in order; the last batch may be smaller.
 
     Args:
         dataset: The split.
@@ -194,15 +216,21 @@ def view_batches(
         views: The views of each sample, which follow each other.
         workers: Processes that read; 0 reads in this one.
         on_error: ``skip`` leaves out views whose bytes are damaged or missing; see
-            ``ClipBatch.skipped``.
+            ``ClipBatch.skipped``. A batch may then have no clip at all.
+
+    Raises:
+        ShardError: If the dataset lacks planes that the spec asks for; and, by the iterator, if a
+            clip cannot be read.
+        ValueError: If another value cannot be meant; names it.
     """
+    check_value("batch_size", batch_size, int, at_least=1)
     clips = ViewDataset(dataset, spec, views, on_error=on_error)
     numbers = (
         range(first, min(first + batch_size, len(clips)))
         for first in range(0, len(clips), batch_size)
     )
     stream = BatchStream(clips, spec, batch_size=batch_size, workers=workers)
-    yield from stream.batches(numbers)
+    return stream.batches(numbers)
 
 
 def _process_place(rank: int | None, world_size: int | None) -> tuple[int, int]:

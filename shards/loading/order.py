@@ -9,10 +9,12 @@ Dimensions: S shards, N samples, M positions of an epoch.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from gopstream.shards.value_checks import check_fields
 
 Mode = Literal["global", "windows", "none"]
 Numbers = npt.NDArray[np.unsignedinteger[Any]]
@@ -48,8 +50,7 @@ class Shuffle:
         Raises:
             ValueError: Naming the field.
         """
-        if self.mode not in get_args(Mode):
-            raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {self.mode!r}")
+        check_fields(self)
         if self.window_shards < 1:
             raise ValueError(f"window_shards must be at least 1, got {self.window_shards}")
 
@@ -199,8 +200,8 @@ def _weighted(
     return drawn
 
 
-def _lengths(weights: npt.NDArray[np.floating[Any]], num_samples: int) -> npt.NDArray[np.uint32]:
-    """Return weights as integers up to ``_LONGEST``; one that is not 0 stays so.
+def check_weights(weights: npt.NDArray[np.floating[Any]], num_samples: int) -> float:
+    """Return the largest of the weights of some samples.
 
     Raises:
         ValueError: If they are no such weights.
@@ -212,6 +213,16 @@ def _lengths(weights: npt.NDArray[np.floating[Any]], num_samples: int) -> npt.ND
     largest = float(weights.max(initial=0.0))
     if not (np.isfinite(largest) and largest > 0 and float(weights.min()) >= 0):
         raise ValueError("weights must be finite, not negative, and not all 0")
+    return largest
+
+
+def _lengths(weights: npt.NDArray[np.floating[Any]], num_samples: int) -> npt.NDArray[np.uint32]:
+    """Return weights as integers up to ``_LONGEST``; one that is not 0 stays so.
+
+    Raises:
+        ValueError: If they are no such weights.
+    """
+    largest = check_weights(weights, num_samples)
     lengths = np.empty(num_samples, np.uint32)
     for first in range(0, num_samples, _AT_ONCE):
         part = slice(first, first + _AT_ONCE)

@@ -12,7 +12,8 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from gopstream.shards.loading.epoch_orders import EpochOrders
+from gopstream.shards.loading.epoch_orders import CONTENT, EpochOrders
+from gopstream.shards.value_checks import check_fields, check_value
 
 LastBatch = Literal["drop", "fill"]
 LAST_BATCHES: Final[tuple[LastBatch, ...]] = get_args(LastBatch)
@@ -50,12 +51,11 @@ class Share:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
+        check_fields(self)
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank must be in 0 .. {self.world_size - 1}, got {self.rank}")
-        if self.last not in LAST_BATCHES:
-            raise ValueError(f"last must be one of {', '.join(LAST_BATCHES)}, got {self.last!r}")
 
     @property
     def step_size(self) -> int:
@@ -164,12 +164,26 @@ class EpochBatches:
         self._epoch, self._position = self._epoch + 1, 0
         self._num_samples = self._orders.num_samples
 
+    def start_epoch(self, epoch: int) -> None:
+        """Begin an epoch anew, over all samples that the dataset has; the next pass shows it.
+
+        Args:
+            epoch: Its number, counted from 0.
+
+        Raises:
+            ValueError: If it is no such number.
+        """
+        check_value("epoch", epoch, int, at_least=0)
+        self._epoch, self._position = int(epoch), 0
+        self._num_samples = self._orders.num_samples
+
     def state_dict(self) -> dict[str, Any]:
         """Return seed, epoch and the position of the next batch, and what makes the order."""
         return {
             "seed": self._orders.seed,
             "epoch": self._epoch,
-            "position": self._position,
+            # The step that was filled up ends behind the last sample.
+            "position": min(self._position, self._num_samples),
             "num_samples": self._num_samples,
         } | self._orders.facts(self._num_samples)
 
@@ -177,21 +191,27 @@ class EpochBatches:
         """Continue where a state was taken, with any number of ranks, workers and clips a batch.
 
         Samples that were appended to the dataset since come with the next epoch: the present one
-        goes on over those that it began with, which are the first ones.
+        goes on over those that it began with, which are the first ones. At the beginning of an
+        epoch the dataset may have lost samples as well. States of earlier versions do not know the
+        samples' content (``content``): they are taken without it.
 
         Raises:
-            ValueError: If the state is of a run with another seed or order, or of a dataset with
-                more samples.
+            ValueError: If it is no state; a :class:`SettingsError` if it is of a run with another
+                seed or order, or of other samples.
         """
-        num_samples = int(state["num_samples"])
-        if num_samples > self._orders.num_samples:
-            raise ValueError(
-                f"the state is of an epoch over {num_samples} samples, the dataset has "
-                f"{self._orders.num_samples} now: some were removed, so that the epoch cannot be "
-                "continued; begin the next one"
-            )
-        self._orders.check(state, num_samples)
-        self._epoch, self._position = state["epoch"], state["position"]
+        for name in ("epoch", "position", "num_samples"):
+            if name not in state:
+                raise ValueError(f"not the state of a loader: it has no {name}")
+            check_value(f"the state's {name}", state[name], int, at_least=0)
+        position = int(state["position"])
+        if position > state["num_samples"]:
+            if CONTENT in state:
+                raise ValueError(
+                    f"the state's position {position} is behind its {state['num_samples']} samples"
+                )
+            position = state["num_samples"]  # of before, when a step that was filled up ended there
+        num_samples = self._orders.num_samples_of(state)
+        self._epoch, self._position = int(state["epoch"]), position
         self._num_samples = num_samples
 
 

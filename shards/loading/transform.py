@@ -34,7 +34,6 @@ __all__ = [
     "draw_transform",
     "rows_shown",
     "transform_field",
-    "transform_frame",
     "transform_frames",
     "transform_mask",
     "transform_residual",
@@ -93,28 +92,6 @@ def transform_frames(
             mean, std = transform.erase_mean, transform.erase_std
             erase(frame, erasure, number=number, mean=mean, std=std)
     return out
-
-
-def transform_frame(
-    frame: npt.NDArray[np.uint8],
-    transform: ClipTransform,
-    *,
-    number: int = 0,
-    out: npt.NDArray[np.uint8] | None = None,
-) -> npt.NDArray[np.uint8]:
-    """Transform one frame: (H, W, 3) to (size, size, 3), as :func:`transform_frames`.
-
-    Args:
-        frame: RGB.
-        transform: The clip's.
-        number: Of the frame in its clip.
-        out: (size, size, 3) uint8 for the result; a new array by default.
-    """
-    # Not ``frame[None]``: torch's fast kernel asks for the stride that NumPy leaves at 0 there.
-    frames = frame.reshape(1, *frame.shape)
-    into = None if out is None else out[None]
-    result: npt.NDArray[np.uint8] = transform_frames(frames, transform, first=number, out=into)[0]
-    return result
 
 
 def transform_field(

@@ -1,12 +1,11 @@
 """How a recipe transforms clips: plain numbers and names, checked once."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
-from gopstream.pipeline.nearest_name import did_you_mean
 from gopstream.shards.loading.appearance import EraseFill
 from gopstream.shards.loading.augment_policy import parse_policy
+from gopstream.shards.value_checks import check_fields
 
 CropKind = Literal["area", "short_side", "random", "centre"]
 PolicyPlace = Literal["crop", "frame"]
@@ -74,12 +73,7 @@ class TransformSpec:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        for name, words in (
-            ("crop", get_args(CropKind)),
-            ("policy_on", get_args(PolicyPlace)),
-            ("erase_fill", get_args(EraseFill)),
-        ):
-            _check_word(name, getattr(self, name), words)
+        check_fields(self)
         if self.policy:
             parse_policy(self.policy)
         if self.size < 1 or self.view_short_side < 0:
@@ -130,10 +124,3 @@ _RANGES: Final = (
     ("blur_sigma", 100.0),
     ("erase_area", 1.0),
 )
-
-
-def _check_word(name: str, word: str, words: Sequence[str]) -> None:
-    """Refuse a word that is not known, naming the nearest."""
-    if word not in words:
-        hint = did_you_mean(word, words)
-        raise ValueError(f"{name} must be one of {', '.join(words)}, got {word!r}{hint}")

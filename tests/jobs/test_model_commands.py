@@ -235,6 +235,52 @@ def test_evaluation_that_skips_measures_the_others(run, root, tmp_path, capsys, 
     assert rest["per_class"] == whole["per_class"]
 
 
+@pytest.fixture
+def without_half(root, tmp_path):
+    """The dataset without the first four of its eight samples: a whole batch."""
+    shutil.copytree(root, tmp_path / "half")
+    for number in range(4):
+        (tmp_path / "half" / "train" / f"{number:06d}.tar").unlink()
+    return tmp_path / "half"
+
+
+@pytest.mark.parametrize("more", [[], ["--workers", "1"]])
+def test_evaluation_goes_on_behind_a_batch_that_cannot_be_read(run, without_half, tmp_path, more):
+    report = tmp_path / "report"
+    assert evaluate(run, without_half, report, "--on-error", "skip", *more) == 0
+    content = json.loads(report.read_text())
+    assert (content["samples"], content["skipped"]) == (4, 4)
+
+
+def test_evaluation_of_nothing_is_an_error(run, without_half, tmp_path, capsys):
+    for number in range(4, 8):
+        (without_half / "train" / f"{number:06d}.tar").unlink()
+    assert evaluate(run, without_half, tmp_path / "report", "--on-error", "skip") == 1
+    err = capsys.readouterr().err
+    assert "no sample can be read in all of its views; run 'gopstream verify'" in err
+    assert "Traceback" not in err
+
+
+def test_numbers_that_cannot_be_meant_are_one_line(run, root, tmp_path, capsys):
+    assert evaluate(run, root, tmp_path / "report", "--workers", "-1") == 1
+    err = capsys.readouterr().err
+    assert "workers must be at least 0, got -1" in err
+    assert "Traceback" not in err
+
+
+def test_a_run_that_is_resumed_on_other_data_says_so_in_one_line(root, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert train(root, out, "train.batch_size=2") == 0
+    other = tmp_path / "other"
+    words = ["shard", str(root.parent / "train"), "--out", str(other), "--short-side", "64"]
+    assert main([*words, "--planes", "frames,motion", "--workers", "1", "--quality", "50"]) == 0
+    capsys.readouterr()
+    assert train(other, out, "train.batch_size=2", "--resume") == 1
+    err = capsys.readouterr().err
+    assert "samples of other content" in err
+    assert "Traceback" not in err
+
+
 def test_a_run_that_damage_stopped_goes_on_without_the_clip(damaged, tmp_path, capsys):
     """As if it had skipped from the beginning. The rest of the recipe must stay the run's."""
     out, straight = tmp_path / "run", tmp_path / "straight"

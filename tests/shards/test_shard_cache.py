@@ -496,6 +496,18 @@ def test_the_cache_of_itself_takes_half_of_the_free_disk(tmp_path, monkeypatch):
     assert abs(usable_cache("auto").max_bytes - free) < free // 10
 
 
+def test_either_half_of_a_cache_may_be_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    free = shutil.disk_usage(tmp_path).free
+    named = usable_cache(Cache(str(tmp_path / "named")))
+    assert named.folder == tmp_path / "named"
+    assert abs(named.max_bytes - free // 2) < free // 10
+    sized = usable_cache(Cache(max_bytes=10, transient_bytes=4))
+    assert sized == (tmp_path / ".cache" / "gopstream", 10, 4)
+    assert usable_cache(Cache("~/own", 10)) == (tmp_path / "own", 10, None)
+    assert usable_cache(Cache(tmp_path, transient_bytes=10 * free)).transient_bytes < free
+
+
 def test_a_folder_that_cannot_be_used_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".cache").write_text("not a folder")
@@ -503,3 +515,5 @@ def test_a_folder_that_cannot_be_used_is_said(tmp_path, monkeypatch):
         assert usable_cache("auto") is None
     with pytest.raises(StoreError, match="cannot be used .* name another, or none"):
         usable_cache(Cache(tmp_path / ".cache", 10))
+    with pytest.raises(StoreError, match="gopstream cannot be used"):
+        usable_cache(Cache(max_bytes=10))

@@ -276,7 +276,7 @@ def test_all_changes_are_named_at_once():
 
 
 def test_another_place_is_refused():
-    with pytest.raises(ValueError, match="frames_on must be worker or device, got 'gpu'"):
+    with pytest.raises(ValueError, match="frames_on must be one of worker, device, got 'gpu'"):
         replace(SPEC, frames_on="gpu")
 
 

@@ -7,14 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gopstream.shards.loading.mixture import (
-    MixedEpoch,
-    Mixture,
-    dataset_seed,
-    mixed_order,
-    shares_of,
-)
+from gopstream.shards.loading.mixture import MixedEpoch, dataset_seed, mixed_order
 from gopstream.shards.loading.order import epoch_order
+from gopstream.shards.mixture_shares import Mixture, shares_of
 
 WEIGHTS = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=5)
 

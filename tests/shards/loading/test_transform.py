@@ -26,7 +26,6 @@ from gopstream.shards.loading.transform import (
     TransformSpec,
     draw_transform,
     transform_field,
-    transform_frame,
     transform_frames,
     transform_mask,
     transform_residual,
@@ -222,8 +221,8 @@ def test_a_frame_alone_comes_out_as_in_its_clip():
         assert not batch[0].any()
         alone = np.zeros_like(batch[0])
         for number, frame in enumerate(frames):
-            returned = transform_frame(frame, transform, number=number, out=alone[number])
-            np.testing.assert_array_equal(returned, alone[number])
+            one = frame.reshape(1, *frame.shape)
+            transform_frames(one, transform, first=number, out=alone[number : number + 1])
         np.testing.assert_array_equal(alone, together)
         rest = transform_frames(frames[3:], transform, first=3)
         np.testing.assert_array_equal(rest, together[3:])

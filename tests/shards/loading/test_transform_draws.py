@@ -14,7 +14,7 @@ from gopstream.shards.loading.transform import (
     ClipTransform,
     TransformSpec,
     draw_transform,
-    transform_frame,
+    transform_frames,
     view_transform,
 )
 from moving_clips import FRAME, grown, moving_clip
@@ -173,7 +173,9 @@ def test_a_policy_moves_pixels_as_its_steps_would_one_by_one(place):
         if place == "crop":
             picture = pillow_steps(picture, steps)
         expected = np.asarray(picture).astype(int)
-        got = transform_frame(frame, ClipTransform(drawn.geometry, fill=0))
+        [got] = transform_frames(
+            frame.reshape(1, *frame.shape), ClipTransform(drawn.geometry, fill=0)
+        )
         # What Pillow's steps lost at the borders on the way is black; the one map still has it.
         kept = ~grown((expected < 15).any(axis=-1), 3)
         assert np.abs(got - expected)[kept].max(initial=0) <= 6
@@ -209,7 +211,8 @@ def test_a_policy_on_the_frame_changes_it_before_the_crop():
         assert not on_crop.frame_ops
         assert not on_frame.ops
         geometry = Geometry(Box(32, 16, 64, 64), 64)
-        got = transform_frame(frame, dataclasses.replace(on_frame, geometry=geometry))
+        placed = dataclasses.replace(on_frame, geometry=geometry)
+        [got] = transform_frames(frame.reshape(1, *frame.shape), placed)
         expected = apply_ops(frame, on_frame.frame_ops)[16:80, 32:96]
         np.testing.assert_array_equal(got, expected)
         changed += (got != frame[16:80, 32:96]).any()
