@@ -39,7 +39,7 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.2, 0.3)
         (AppearanceOp("solarize", 100.0), lambda p: functional.solarize(p, 100)),
         (AppearanceOp("solarize", 256.0), lambda p: p),
     ],
-    ids=str,
+    ids=lambda value: f"{value.name} {value.amount}" if isinstance(value, AppearanceOp) else "",
 )
 def test_a_change_is_the_one_torchvision_makes(op, torchvision):
     dull = (FRAME // 2 + 40).astype(np.uint8)
