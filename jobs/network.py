@@ -26,8 +26,9 @@ def build_network(recipe: Recipe, num_classes: int) -> nn.Module:
         UserError: If the model or one of its options is unknown.
     """
     options = dict(recipe.model.options)
-    options.setdefault("size", recipe.transform.size)
     try:
+        if "size" in find_model(recipe.model.name).options:  # others take any size
+            options.setdefault("size", recipe.transform.size)
         return create_model(
             recipe.model.name,
             num_classes=num_classes,

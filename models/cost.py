@@ -39,7 +39,9 @@ def measure_model(
     """
     contract = find_model(name).contract
     with torch.device("meta"):
-        model = create_model(name, num_classes=num_classes, num_frames=num_frames, **options)
+        model = create_model(
+            name, num_classes=num_classes, num_frames=num_frames, weights=None, **options
+        )
         size = options.get("size", contract.size)
         assert isinstance(size, int)  # the constructor took it
         frames = torch.zeros(1, 3, num_frames or contract.num_frames, size, size)

@@ -38,11 +38,11 @@ def relative(path):
 
 
 def code_lines(function):
-    """Lines of a function that are not its docstring."""
-    lines = function.end_lineno - function.lineno + 1
-    if ast.get_docstring(function, clean=False) is not None:
-        lines -= function.body[0].end_lineno - function.body[0].lineno + 1
-    return lines
+    """Lines of a function's body without its docstring; a long list of options is no long code."""
+    body = function.body
+    if ast.get_docstring(function) is not None:
+        body = body[1:]
+    return function.end_lineno - body[0].lineno + 1 if body else 0
 
 
 def test_code_was_found():
@@ -72,7 +72,7 @@ def test_functions_are_short():
         f"{relative(path)}:{node.lineno} {node.name}": code_lines(node)
         for path in CODE
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and code_lines(node) > 60
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and code_lines(node) > 55
     }
     assert long == {}
 

@@ -1,4 +1,4 @@
-"""What holds for every model that can be made by name."""
+"""What holds for every model that can be made by name, shrunk by its own options."""
 
 import math
 
@@ -7,31 +7,12 @@ import torch
 
 from gopstream.models import create_model, list_models
 from gopstream.models.catalogue import MODELS
-
-NUM_CLASSES = 5
-
-
-def make_model(name, seed=0):
-    torch.manual_seed(seed)
-    return create_model(name, num_classes=NUM_CLASSES)
+from shrunk_models import NUM_CLASSES, kinds, make_inputs, make_shrunk
 
 
-def make_inputs(name, *, batch=2, seed=1):
-    contract = MODELS[name].contract
-    generator = torch.Generator().manual_seed(seed)
-    shape = (batch, 3, contract.num_frames, contract.size, contract.size)
-    inputs = {"frames": torch.randn(shape, generator=generator)}
-    if "motion" in contract.planes:
-        grid = contract.size // 8
-        queries = contract.num_frames // contract.query_stride
-        shape = (batch, queries, 2, contract.subclip_frames, grid, grid)
-        inputs["motion"] = 3 * torch.randn(shape, generator=generator)
-    return inputs
-
-
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", kinds())
 def test_every_parameter_gets_a_gradient(name):
-    model = make_model(name)
+    model = make_shrunk(name)
     model(**make_inputs(name)).square().sum().backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
@@ -39,43 +20,76 @@ def test_every_parameter_gets_a_gradient(name):
         assert parameter.grad.abs().sum() > 0, key
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", kinds())
 @torch.no_grad()
 def test_the_same_input_gives_the_same_output(name):
-    model = make_model(name).eval()
+    model = make_shrunk(name).eval()
     inputs = make_inputs(name)
     first = model(**inputs)
     assert first.shape == (2, NUM_CLASSES)
     assert torch.equal(model(**inputs), first)
-    assert torch.equal(make_model(name).eval()(**inputs), first)
+    assert torch.equal(make_shrunk(name).eval()(**inputs), first)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", kinds())
 @torch.no_grad()
 def test_clips_of_a_batch_do_not_touch_each_other(name):
-    model = make_model(name).eval().double()
+    model = make_shrunk(name).eval().double()
     inputs = {key: value.double() for key, value in make_inputs(name).items()}
     both = model(**inputs)
     second = model(**{key: value[1:] for key, value in inputs.items()})
     torch.testing.assert_close(second, both[1:], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", kinds())
 @torch.no_grad()
-def test_bfloat16_is_within_a_hundredth(name):
-    model = make_model(name).eval()
+def test_bfloat16_is_within_a_few_hundredths(name):
+    model = make_shrunk(name).eval()
     inputs = make_inputs(name, batch=4)
     exact = model(**inputs)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = model(**inputs)
-    assert (mixed.float() - exact).norm() / exact.norm() < 1e-2
+    assert (mixed.float() - exact).norm() / exact.norm() < 2e-2
     inputs["frames"] = inputs["frames"].bfloat16()
     pure = model.bfloat16()(**inputs)
     assert pure.dtype == torch.bfloat16
     assert (pure.float() - exact).norm() / exact.norm() < 3e-2
 
 
-GOLDEN = {"dvt_tiny": [-1.0716508166, -1.3754376138, 1.5123597034, -1.0722825822, -0.1035770847]}
+@pytest.mark.parametrize("name", kinds())
+@torch.no_grad()
+def test_weights_come_back_from_a_file_and_replace_fresh_ones(name, tmp_path):
+    saved = make_shrunk(name).eval()
+    torch.save(saved.state_dict(), tmp_path / "weights.pth")
+    loaded = make_shrunk(name, seed=1, weights=tmp_path / "weights.pth").eval()
+    inputs = make_inputs(name)
+    assert not torch.equal(make_shrunk(name, seed=1).eval()(**inputs), saved(**inputs))
+    assert torch.equal(loaded(**inputs), saved(**inputs))
+
+
+@pytest.mark.parametrize("name", kinds())
+def test_a_state_dict_holds_parameters_alone(name):
+    model = make_shrunk(name)
+    assert list(model.state_dict()) == [key for key, _ in model.named_parameters()]
+
+
+@pytest.mark.parametrize("name", [name for name in kinds() if MODELS[name].family != "dvt"])
+@torch.no_grad()
+def test_features_are_channels_first_and_make_the_logits(name):
+    model, inputs = make_shrunk(name).eval(), make_inputs(name)
+    features = model.forward_features(**inputs)
+    assert features.ndim == 5
+    assert features.shape[:2] == (2, model.head.in_features)
+    assert torch.equal(model.classify(features), model(**inputs))
+
+
+# Of networks for which no golden tensors of their authors' code exist.
+GOLDEN = {
+    "dvt_tiny": [-1.0716508166, -1.3754376138, 1.5123597034, -1.0722825822, -0.1035770847],
+    "deit_s_2d": [0.5034253074, 3.5638829933, 0.0166269518, -1.2492270086, -1.9554124835],
+    "deit_s_tsm": [0.4875693853, 3.556607463, 0.0270169674, -1.2259018455, -1.9528448798],
+    "deit_s_tps": [0.5156923326, 3.5608132115, 0.026942254, -1.2365403627, -1.9527840185],
+}
 
 
 def scatter(shape, *, phase):
@@ -84,11 +98,11 @@ def scatter(shape, *, phase):
     return ((places * 12.9898 + phase).sin() * 43758.5453).frac().abs().sub(0.5).view(shape)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", GOLDEN)
 @torch.no_grad()
 def test_output_is_the_stored_golden(name):
     """Made by this code in float64: a change of function must be on purpose."""
-    model = make_model(name).eval().double()
+    model = make_shrunk(name).eval().double()
     for index, parameter in enumerate(model.parameters()):
         fan_in = math.prod(parameter.shape[1:])
         parameter.copy_(3 * scatter(parameter.shape, phase=index + 1) / math.sqrt(fan_in))
@@ -102,10 +116,13 @@ def test_output_is_the_stored_golden(name):
 
 @pytest.mark.parametrize("name", list_models())
 def test_contract_is_that_of_the_model(name):
-    entry, model = MODELS[name], make_model(name)
+    entry = MODELS[name]
+    with torch.device("meta"):
+        model = create_model(name, num_classes=NUM_CLASSES)
     assert entry.name == name
     assert model.num_frames == entry.contract.num_frames
-    assert model.size == entry.contract.size
+    if "size" in entry.options:
+        assert model.size == entry.contract.size
     if "motion" in entry.contract.planes:
         assert model.subclip_frames == entry.contract.subclip_frames
         assert model.num_frames // model.num_queries == entry.contract.query_stride

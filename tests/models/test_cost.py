@@ -2,15 +2,17 @@
 
 import pytest
 
-from gopstream.models import create_model, list_models
+from gopstream.models.catalogue import MODELS
 from gopstream.models.cost import measure_model
+from shrunk_models import NUM_CLASSES, kinds, make_shrunk
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", kinds())
 def test_parameters_are_those_of_the_real_model(name):
-    model = create_model(name, num_classes=7)
+    model = make_shrunk(name)
     real = sum(parameter.numel() for parameter in model.parameters())
-    assert measure_model(name, num_classes=7).parameters == real
+    cost = measure_model(name, num_classes=NUM_CLASSES, **MODELS[name].shrunk)
+    assert cost.parameters == real
 
 
 def test_dvt_tiny_costs_what_its_layers_add_up_to():

@@ -1,0 +1,257 @@
+"""The Patch Shift Transformer (PST), and the Swin transformers it is compared with.
+
+Xiang et al., "Spatiotemporal Self-attention Modeling with Temporal Patch Shift for Action
+Recognition", ECCV 2022; Liu et al., "Video Swin Transformer", CVPR 2022. The defaults are PST-T
+for clips of 32 frames (28.5 M parameters).
+
+Departures: the authors' code runs with 16 token frames and at least 193 pixels only; here
+offsets count modulo any number of frames, and windows are clipped to small grids with the
+positions they have. Absolute positions, Eq. 1 of the paper, are in no code and not here.
+
+Dimensions: B batch, F frames, T token frames, H, W a token grid, C width.
+"""
+
+from collections.abc import Sequence
+from typing import Final, get_args
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from gopstream.models.layers.drop_path import drop_path_rates
+from gopstream.models.pst.attention_tables import WindowPlan
+from gopstream.models.pst.block import NORM_EPSILON, PatchEmbedding
+from gopstream.models.pst.patch_shift import ChannelBoundary
+from gopstream.models.pst.patterns import OffsetSign, Pattern, freeze_pattern
+from gopstream.models.pst.relative_position import PositionRule, PositionTable
+from gopstream.models.pst.stage import BlockKind, Stage
+from gopstream.models.pst.window_attention import ChannelShift, WindowAttention
+
+PAPER_TOKEN_FRAMES: Final = 16
+"""Frames of the table of positions in the authors' code."""
+
+
+class PatchShiftTransformer(nn.Module):
+    """Video classifier whose windows exchange patches and channels along time."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        num_frames: int = 32,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        patch_size: tuple[int, int, int] = (2, 4, 4),
+        patch_norm: bool = True,
+        window_size: int = 7,
+        temporal_window: int = 1,
+        block_kinds: tuple[BlockKind, BlockKind] = ("tcs", "tps"),
+        shift_stages: Sequence[int] | None = None,
+        pattern: Pattern = "C",
+        offset_sign: OffsetSign = "code",
+        shift_back: bool = True,
+        shift_positions: bool = True,
+        rpe: PositionRule = "official",
+        table_frames: int | None = None,
+        channel_folds: int = 8,
+        channel_boundary: ChannelBoundary = "keep",
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path_rate: float = 0.1,
+        head_dropout: float = 0.5,
+        checkpointing: bool = False,
+    ) -> None:
+        """Build the model with fresh weights.
+
+        Args:
+            num_classes: Outputs.
+            num_frames: F that the model is meant for. Any other runs too, as long as
+                `table_frames` covers its token frames.
+            embed_dim: C of the first stage; it doubles with each stage.
+            depths: Blocks of each stage.
+            num_heads: Heads of each stage's blocks.
+            patch_size: Frames, rows and columns of pixels in a token.
+            patch_norm: Whether fresh tokens are normalised.
+            window_size: Rows and columns of a window.
+            temporal_window: Token frames of a window: 1 for PST, 2 for its dagger form, all
+                for joint attention.
+            block_kinds: Of the blocks with even and with odd index in a stage: "tcs" shifts
+                channels, "tps" shifts patches, "plain" nothing, "sparse" lets a quarter of the
+                patches attend. Odd blocks have their windows displaced.
+            shift_stages: Stages, from 0, that have `block_kinds`; the others are plain. None
+                means all (Table 2c).
+            pattern: Of the patch shift: a name, or rows of offsets in frames.
+            offset_sign: "code": a positive offset brings an earlier frame; "paper": a later.
+            shift_back: Whether patches return to their frame after attention (Table 2d).
+            shift_positions: Whether patches keep their frame for the position bias (Table 2d).
+            rpe: "official" counts the key's frame as 0, as the authors' weights need; "paper"
+                is Eq. 5. Windows of several frames have "paper" only.
+            table_frames: Frames that the table of positions covers; None means 16, as in the
+                authors' code, or the token frames of `num_frames` if those are more.
+            channel_folds: 1 / channel_folds of each head's channels go each way in "tcs".
+            channel_boundary: What "tcs" puts at the ends of the clip: the frame's own channels,
+                zeros, or those of the other end.
+            mlp_ratio: Hidden width of the MLP over C.
+            qkv_bias: Whether queries, keys and values have a bias.
+            drop_path_rate: Of the last block; it grows linearly from 0 at the first.
+            head_dropout: Dropout before the classifier.
+            checkpointing: Compute blocks again in the backward pass to save memory.
+
+        Raises:
+            ValueError: If an option has none of its values, or they do not go together.
+        """
+        super().__init__()
+        num_stages = len(depths)
+        shift_stages = range(num_stages) if shift_stages is None else shift_stages
+        token_frames = -(-num_frames // patch_size[0])
+        if table_frames is None:
+            table_frames = max(PAPER_TOKEN_FRAMES, token_frames)
+        _check_choices(block_kinds, offset_sign, rpe, channel_boundary)
+        _check_widths(depths, num_heads, embed_dim, shift_stages)
+        _check_heads(block_kinds, embed_dim // num_heads[0], channel_folds)
+        windows = WindowPlan(
+            window=(temporal_window, window_size, window_size),
+            rolled=False,
+            pattern=freeze_pattern(pattern),
+            sign=offset_sign,
+            shift_back=shift_back,
+            phase=None,
+            positions=PositionTable(table_frames, (window_size,) * 2, rpe, shift_positions),
+        )
+        _check_time(windows, token_frames, moves_patches="tps" in block_kinds)
+        rates = drop_path_rates(drop_path_rate, sum(depths))
+        self.num_frames = num_frames
+        self.patch_embedding = PatchEmbedding(embed_dim, patch_size=patch_size, norm=patch_norm)
+        self.stages = nn.ModuleList(
+            Stage(
+                embed_dim * 2**stage,
+                num_heads=num_heads[stage],
+                kinds=block_kinds if stage in shift_stages else ("plain", "plain"),
+                windows=windows,
+                channel_shift=ChannelShift(channel_folds, channel_boundary),
+                mlp_ratio=mlp_ratio,
+                qkv_bias=qkv_bias,
+                drop_path_rates=rates[sum(depths[:stage]) : sum(depths[: stage + 1])],
+                merges=stage < num_stages - 1,
+                checkpointing=checkpointing,
+            )
+            for stage in range(num_stages)
+        )
+        width = embed_dim * 2 ** (num_stages - 1)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.head_dropout = nn.Dropout(head_dropout)
+        self.head = nn.Linear(width, num_classes)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw fresh weights from torch's global generator, as Swin's code and mmaction do."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, WindowAttention):
+                nn.init.trunc_normal_(module.position_table, std=0.02)
+        nn.init.normal_(self.head.weight, std=0.01)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Classify clips.
+
+        Args:
+            frames: (B, 3, F, H, W) floating, normalised; any sizes.
+
+        Returns:
+            (B, num_classes) logits.
+
+        Raises:
+            ValueError: If the shape or dtype is not as above, or F needs a larger table of
+                positions.
+        """
+        return self.classify(self.forward_features(frames))
+
+    def forward_features(self, frames: Tensor) -> Tensor:
+        """Return normalised features (B, C, T, H', W') of frames as for `forward`.
+
+        C is `embed_dim` times 2 for each stage but the first; H' and W' count patches merged
+        as often.
+        """
+        if frames.ndim != 5 or frames.shape[1] != 3:
+            raise ValueError(f"frames must be (B, 3, F, H, W), got {tuple(frames.shape)}")
+        if not frames.is_floating_point():
+            raise ValueError(f"frames must be normalised floating point, got {frames.dtype}")
+        tokens = self.patch_embedding(frames)
+        for stage in self.stages:
+            tokens = stage(tokens)
+        features: Tensor = self.norm(tokens)
+        return rearrange(features, "b t h w c -> b c t h w")
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Map features as of `forward_features` to (B, num_classes) logits."""
+        logits: Tensor = self.head(self.head_dropout(features.mean(dim=(2, 3, 4))))
+        return logits
+
+
+def _check_choices(block_kinds: Sequence[str], sign: str, rpe: str, boundary: str) -> None:
+    if len(block_kinds) != 2:
+        raise ValueError(
+            f"block_kinds must be two, of even and of odd blocks, got {tuple(block_kinds)}"
+        )
+    for option, value, choices in (
+        ("block_kinds", block_kinds[0], BlockKind),
+        ("block_kinds", block_kinds[1], BlockKind),
+        ("offset_sign", sign, OffsetSign),
+        ("rpe", rpe, PositionRule),
+        ("channel_boundary", boundary, ChannelBoundary),
+    ):
+        if value not in get_args(choices):
+            raise ValueError(
+                f"{option} must be one of {', '.join(get_args(choices))}, got {value!r}"
+            )
+
+
+def _check_widths(
+    depths: Sequence[int], num_heads: Sequence[int], embed_dim: int, shift_stages: Sequence[int]
+) -> None:
+    if not depths or len(depths) != len(num_heads):
+        raise ValueError(
+            f"depths and num_heads must have one number for each stage, "
+            f"got {tuple(depths)} and {tuple(num_heads)}"
+        )
+    for stage, heads in enumerate(num_heads):
+        if heads < 1 or embed_dim * 2**stage % heads:
+            raise ValueError(
+                f"num_heads must divide the width of each stage, got {heads} heads for "
+                f"{embed_dim * 2**stage} channels in stage {stage}"
+            )
+    if not set(shift_stages) <= set(range(len(depths))):
+        raise ValueError(
+            f"shift_stages must be stages from 0 to {len(depths) - 1}, got {tuple(shift_stages)}"
+        )
+
+
+def _check_heads(block_kinds: Sequence[str], head_dim: int, folds: int) -> None:
+    if folds < 2:
+        raise ValueError(f"channel_folds must be at least 2, got {folds}")
+    if "tcs" in block_kinds and head_dim < folds:
+        raise ValueError(
+            f"heads of {head_dim} channels have none to shift with channel_folds={folds}; "
+            "give fewer heads, or another block_kinds than tcs"
+        )
+
+
+def _check_time(windows: WindowPlan, token_frames: int, *, moves_patches: bool) -> None:
+    frames, positions = windows.window[0], windows.positions
+    if frames < 1:
+        raise ValueError(f"temporal_window must be at least 1, got {frames}")
+    if positions.rule == "official" and frames != 1:
+        raise ValueError(
+            f"rpe='official' exists for temporal_window=1 only, got {frames}; give rpe='paper'"
+        )
+    # Without patches that move, differences end with the window.
+    moved = positions.moved and moves_patches
+    needed = token_frames if positions.rule == "official" or moved else min(frames, token_frames)
+    if positions.frames < needed:
+        raise ValueError(
+            f"table_frames must be at least {needed}, as the clip's frames are {token_frames} "
+            f"token frames, got {positions.frames}"
+        )
