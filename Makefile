@@ -21,7 +21,7 @@ demo: $(VENV)/installed
 	$(BIN)/gopstream demo --out $(DEMO)
 
 test: $(VENV)/installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --no-cache --check .
