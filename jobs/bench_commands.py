@@ -89,3 +89,39 @@ def load(
         print(summary.text)
     report(summary.content, json_file)
     return 0
+
+
+@bench.command
+def model(*names: str, rounds: int = 5, quick: bool = False, json_file: JsonFile = None) -> int:
+    """Measure a step of models: time and memory, next to the same networks written plainly.
+
+    On the CPU in float32, in some minutes. Where there is a CUDA device, also training in bfloat16,
+    compiled and not, and the networks of the PST paper's Table 6. Both forms of a network have the
+    same weights, and must agree before they are timed.
+
+    Example: `gopstream bench model pst_t --json result.json`
+
+    Parameters
+    ----------
+    names
+        Models of the catalogue; by default four on the CPU and all full-size ones on the GPU.
+    rounds
+        How often each form has its turn; the median counts.
+    quick
+        Only small models: shows that everything runs, measures nothing.
+    """
+    from gopstream.jobs.bench.model import bench_model
+    from gopstream.models.catalogue import find_model
+
+    if rounds < 1:
+        raise UserError(f"--rounds must be at least 1, got {rounds}")
+    try:
+        for name in names:
+            find_model(name)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    summary = bench_model(names, rounds=rounds, is_quick=quick, on_step=say)
+    if json_file != "-":
+        print(summary.text)
+    report(summary.content, json_file)
+    return 1 if summary.content["failures"] else 0

@@ -1,7 +1,7 @@
-"""What ``gopstream models`` prints: the catalogue, measured."""
+"""What ``gopstream models`` prints: the catalogue, measured, beside what was published."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from rich.table import Table
 
@@ -9,13 +9,16 @@ from gopstream.jobs.errors import UserError
 from gopstream.jobs.summaries import Summary, fact_table, render
 from gopstream.models import list_models
 from gopstream.models.catalogue import find_model
+from gopstream.models.catalogue_entry import CatalogueEntry
 from gopstream.models.cost import measure_model
+from gopstream.models.paper_figures import PaperFigures
 
-_CLASSES = 400
+CLASSES: Final = 400
+"""Of models that no paper has; the others are counted with the classes of their figures."""
 
 
 def catalogue_summary(name: str | None) -> Summary:
-    """Describe one model, or list all; sizes are measured with 400 classes.
+    """Describe one model, or list all.
 
     Raises:
         UserError: If there is no such model.
@@ -24,33 +27,108 @@ def catalogue_summary(name: str | None) -> Summary:
         names = list_models() if name is None else [find_model(name).name]
     except ValueError as error:
         raise UserError(str(error)) from error
-    rows = {each: _facts(each) for each in names}
+    rows = {each: _facts(find_model(each)) for each in names}
     if name is not None:
-        facts = rows[name]
-        shown = {key: value for key, value in facts.items() if key != "contract"}
-        return Summary(render(fact_table(shown | facts["contract"])), rows)
-    table = Table("model", "parameters", "GMACs", "clip", "planes", "paper")
-    for each, facts in rows.items():
-        contract = facts["contract"]
-        table.add_row(
-            each,
-            f"{facts['parameters'] / 1e6:.2f} M",
-            f"{facts['gmacs']:.3f}",
-            f"{contract['num_frames']}x{contract['frame_stride']}, {contract['size']} px",
-            ", ".join(contract["planes"]),
-            facts["paper"],
-        )
-    return Summary(render(table), rows)
+        return Summary(render(*_one_model(rows[name])), rows)
+    remark = (
+        "M: 10**6 parameters. Official: the authors' code, counted. Clip: frames x pixels.\n"
+        "'gopstream models NAME' tells more, and why figures differ."
+    )
+    return Summary(render(_catalogue_table(rows), remark), rows)
 
 
-def _facts(name: str) -> dict[str, Any]:
-    entry = find_model(name)
-    cost = measure_model(name, num_classes=_CLASSES)
+def published_numbers(figures: PaperFigures) -> dict[str, Any]:
+    """Return the sizes that are published, as JSON has them."""
     return {
-        "name": name,
+        "source": figures.source,
+        "num_classes": figures.num_classes,
+        "paper_params_millions": figures.params_millions,
+        "paper_gmacs": figures.gmacs,
+        "official_parameters": figures.official_params,
+        "official_gmacs": figures.official_gmacs,
+    }
+
+
+def _facts(entry: CatalogueEntry) -> dict[str, Any]:
+    figures = entry.figures
+    num_classes = CLASSES if figures is None else figures.num_classes
+    cost = measure_model(entry.name, num_classes=num_classes)
+    return {
+        "name": entry.name,
+        "family": entry.family,
+        "num_classes": num_classes,
         "parameters": cost.parameters,
         "gmacs": cost.gmacs,
+        "published": None if figures is None else published_numbers(figures),
+        "top1": [] if figures is None else [row._asdict() for row in figures.top1],
+        "deviations": [] if figures is None else list(figures.deviations),
         "paper": f"{entry.paper.title} ({entry.paper.year})",
         "notes": entry.notes,
+        "weights_that_fit": list(entry.weights_that_fit),
+        "options": list(entry.options),
         "contract": asdict(entry.contract),
     }
+
+
+def _catalogue_table(rows: dict[str, dict[str, Any]]) -> Table:
+    table = Table("model", "M", "official", "paper", "GMACs", "official", "paper", "clip", "planes")
+    for name, facts in rows.items():
+        contract, published = facts["contract"], facts["published"] or {}
+        table.add_row(
+            name,
+            f"{facts['parameters'] / 1e6:.2f}",
+            _shown(published.get("official_parameters"), ".2f", scale=1e-6),
+            _shown(published.get("paper_params_millions"), "g"),
+            f"{facts['gmacs']:.2f}",
+            _shown(published.get("official_gmacs"), ".2f"),
+            _shown(published.get("paper_gmacs"), "g"),
+            f"{contract['num_frames']} x {contract['size']}",
+            ", ".join(contract["planes"]),
+        )
+    return table
+
+
+def _one_model(facts: dict[str, Any]) -> list[Table | str]:
+    published = facts["published"] or {}
+    shown = {
+        "name": facts["name"],
+        "parameters": f"{facts['parameters']:,} with {facts['num_classes']} classes"
+        + _beside("official", published.get("official_parameters"), ",")
+        + _beside("paper", published.get("paper_params_millions"), "g", unit=" M"),
+        "GMACs": f"{facts['gmacs']:.4f}"
+        + _beside("official", published.get("official_gmacs"), ".4f")
+        + _beside("paper", published.get("paper_gmacs"), "g"),
+        "paper": facts["paper"],
+        "notes": facts["notes"],
+        "weights that fit": "; ".join(facts["weights_that_fit"]) or "none are published",
+        "options": ", ".join(facts["options"]),
+        **{
+            name.replace("_", " "): ", ".join(map(str, value))
+            if isinstance(value, tuple)
+            else value
+            for name, value in facts["contract"].items()
+            if value is not None
+        },
+    }
+    parts: list[Table | str] = [fact_table(shown)]
+    parts += [f"- {line}" for line in facts["deviations"]]
+    if facts["top1"]:
+        table = Table("top-1 in the paper", "weights from", "views", "%", "where")
+        for row in facts["top1"]:
+            table.add_row(
+                row["dataset"],
+                row["pretraining"],
+                row["views"],
+                f"{row['top1']:.1f}",
+                row["source"],
+            )
+        parts.append(table)
+    return parts
+
+
+def _shown(value: float | None, form: str, *, scale: float = 1) -> str:
+    return "" if value is None else format(value * scale, form)
+
+
+def _beside(whose: str, value: float | None, form: str, *, unit: str = "") -> str:
+    return "" if value is None else f"; {whose} {value:{form}}{unit}"

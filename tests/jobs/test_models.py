@@ -1,0 +1,80 @@
+"""'gopstream models': what is printed is measured, beside what was published."""
+
+import json
+
+import pytest
+
+pytest.importorskip("torch", reason="models need torch")
+
+from gopstream.jobs import models  # noqa: E402
+from gopstream.jobs.cli import main  # noqa: E402
+from gopstream.models import list_models  # noqa: E402
+from gopstream.models.cost import measure_model  # noqa: E402
+from gopstream.models.paper_figures import FIGURES  # noqa: E402
+
+
+@pytest.fixture
+def described(capsys, tmp_path):
+    """A function that runs the command for a model: what it prints, and its facts."""
+
+    def describe(name):
+        path = tmp_path / "facts.json"
+        assert main(["models", name, "--json", str(path)]) == 0
+        return capsys.readouterr().out, json.loads(path.read_text())[name]
+
+    return describe
+
+
+def test_a_models_figures_stand_beside_the_published_ones(described):
+    text, facts = described("swin2d_t")
+    figures = FIGURES["swin2d_t"]
+    cost = measure_model("swin2d_t", num_classes=174)
+    assert (facts["parameters"], facts["gmacs"]) == (cost.parameters, cost.gmacs)
+    assert facts["num_classes"] == figures.num_classes == 174
+    assert facts["published"] == {
+        "source": "Table 6",
+        "num_classes": 174,
+        "paper_params_millions": 28.5,
+        "paper_gmacs": 72,
+        "official_parameters": 27_657_768,
+        "official_gmacs": 72.0681,
+    }
+    assert "27,657,768 with 174 classes; official 27,657,768; paper 28.5 M" in text
+    assert "; official 72.0681; paper 72 " in text
+    assert f"- {figures.deviations[0]}" in text.replace("\n", " ")
+    assert "Something-Something V2" in text
+    assert "56.7" in text
+    assert facts["top1"][1]["top1"] == 56.7
+    assert facts["contract"]["num_frames"] == 32
+    assert "block_kinds" in facts["options"]
+
+
+def test_a_model_of_no_paper_has_no_published_figures(described):
+    text, facts = described("dvt_tiny")
+    assert facts["published"] is None
+    assert facts["num_classes"] == models.CLASSES
+    assert "official" not in text
+    assert "weights that fit" in text
+    assert "none are published" in text
+    assert "subclip frames" in text
+
+
+def test_what_a_model_does_not_take_is_not_listed(described):
+    assert "subclip frames" not in described("pst_tiny")[0]
+
+
+def test_the_list_has_every_model_on_a_line(capsys):
+    assert main(["models"]) == 0
+    text = capsys.readouterr().out
+    lines = {line.split("\u2502")[1].strip(): line for line in text.splitlines() if "\u2502" in line}
+    assert sorted(lines) == list_models()
+    cells = [cell.strip() for cell in lines["video_focalnet_b"].split("\u2502")]
+    assert cells[2:8] == ["157.39", "157.39", "", "220.65", "220.65", "149"]
+    assert cells[8:10] == ["8 x 224", "frames"]
+
+
+def test_a_name_that_is_none_is_refused_with_the_nearest(capsys):
+    assert main(["models", "pst_tt"]) == 1
+    err = capsys.readouterr().err
+    assert "did you mean 'pst_t'" in err
+    assert "Traceback" not in err
