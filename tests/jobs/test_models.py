@@ -66,7 +66,9 @@ def test_what_a_model_does_not_take_is_not_listed(described):
 def test_the_list_has_every_model_on_a_line(capsys):
     assert main(["models"]) == 0
     text = capsys.readouterr().out
-    lines = {line.split("\u2502")[1].strip(): line for line in text.splitlines() if "\u2502" in line}
+    lines = {
+        line.split("\u2502")[1].strip(): line for line in text.splitlines() if "\u2502" in line
+    }
     assert sorted(lines) == list_models()
     cells = [cell.strip() for cell in lines["video_focalnet_b"].split("\u2502")]
     assert cells[2:8] == ["157.39", "157.39", "", "220.65", "220.65", "149"]
