@@ -178,7 +178,8 @@ def test_killed_item_is_tried_again_after_all_others(run, ours, tmp_path):
     results, _ = run(["oom"], ["a"], ["b"], ["c"], work=ours.count_finished)
     assert results == ["CrashedError", "a", "b", "c"]
     first, *later = (tmp_path / "tries").read_text().split()
-    assert (first, set(later)) == ("0", {"3"})
+    assert int(first) < 3  # it was not the last from the beginning
+    assert set(later) == {"3"}
 
 
 def test_exception_ends_the_job_with_its_own_type(run):
