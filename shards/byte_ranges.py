@@ -6,7 +6,7 @@ files, threads and connections of its own. No client of object storage is import
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,10 @@ from typing import Final, Literal, NamedTuple, Protocol
 
 from gopstream.pipeline.errors import StoreError
 from gopstream.pipeline.nearest_name import did_you_mean
-from gopstream.shards.dataset_files import FileRecord
 from gopstream.shards.errors import DamageError, ShardError
 from gopstream.shards.index import PIECE_PLANES
 from gopstream.shards.local_storage import check_name
 from gopstream.shards.open_files import OpenFile, OpenFiles, PerProcess
-from gopstream.shards.storage import Storage
 from gopstream.shards.value_checks import check_fields
 
 
@@ -176,32 +174,6 @@ class ReadOptions:
             raise ValueError(f"in_flight must be at least 1, got {self.in_flight}")
         if self.fetch == "shards" and self.cache is None:
             raise ValueError("fetch='shards' needs a cache: leave it at 'auto', or name a Cache")
-
-
-def open_ranges(
-    storage: Storage,
-    *,
-    files: Mapping[str, FileRecord],
-    options: ReadOptions | None = None,
-) -> ByteRanges:
-    """Return the reader for a dataset; nothing is opened or asked yet.
-
-    Args:
-        storage: Of the dataset.
-        files: Size and sha256 of the files that may be read, by name below the root
-            (``train/000000.tar``): of these alone the cache holds copies. Name only those that
-            the planes and samples in use need, or room is kept for others. Unused for a local
-            folder.
-        options: How to read; None takes the defaults.
-
-    Raises:
-        StoreError: If the folder of a cache that was named cannot be used.
-    """
-    if storage.local_root is not None:
-        return LocalRanges(storage.local_root)
-    from gopstream.shards.remote_ranges import open_remote_ranges
-
-    return open_remote_ranges(storage, files=files, options=options or ReadOptions())
 
 
 # Linux has it, macOS does not.

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from gopstream.shards.byte_ranges import ReadCounters, ReadOptions, open_ranges
+from gopstream.shards.byte_ranges import ReadCounters, ReadOptions
 from gopstream.shards.dataset_files import DatasetFacts, Manifest, load_dataset, load_manifest
+from gopstream.shards.dataset_ranges import open_ranges
 from gopstream.shards.errors import ShardError
 from gopstream.shards.layout import DATASET_FILE, JSON_MEMBER, RESIDUAL_JSON_MEMBER
 from gopstream.shards.sample_parts import (

@@ -15,7 +15,8 @@ import pytest
 
 from gopstream.pipeline.errors import StoreError
 from gopstream.shards import open_files
-from gopstream.shards.byte_ranges import Cache, ReadOptions, Span, open_ranges
+from gopstream.shards.byte_ranges import Cache, ReadOptions, Span
+from gopstream.shards.dataset_ranges import open_ranges
 from gopstream.shards.errors import DamageError, FormatError
 from gopstream.shards.storage import open_storage
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gopstream.shards.byte_ranges import ReadOptions, open_ranges
+from gopstream.shards.byte_ranges import ReadOptions
 from gopstream.shards.dataset_files import FileRecord, Manifest, ShardRecord, save_manifest
+from gopstream.shards.dataset_ranges import open_ranges
 from gopstream.shards.errors import DamageError, FormatError
 from gopstream.shards.index import index_bytes, load_index
 from gopstream.shards.local_storage import LocalStorage

@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gopstream.pipeline.errors import StoreError
-from gopstream.shards.byte_ranges import ReadOptions, Span, open_ranges
+from gopstream.shards.byte_ranges import ReadOptions, Span
 from gopstream.shards.dataset_files import DatasetFacts, load_dataset, save_dataset
+from gopstream.shards.dataset_ranges import open_ranges
 from gopstream.shards.errors import DamageError
 from gopstream.shards.remote_ranges import merge_spans
 from gopstream.shards.storage import open_storage
@@ -374,7 +375,8 @@ def test_processes_that_were_forked_from_one_that_reads_can_read(bucket, ranges)
 LEAVE = """
 import sys
 from gopstream.pipeline.object_store import StoreOptions
-from gopstream.shards.byte_ranges import ReadOptions, Span, open_ranges
+from gopstream.shards.byte_ranges import ReadOptions, Span
+from gopstream.shards.dataset_ranges import open_ranges
 from gopstream.shards.storage import open_storage
 storage = open_storage(sys.argv[1], StoreOptions(endpoint=sys.argv[2], region="us-east-1"))
 ranges = open_ranges(storage, files={}, options=ReadOptions(cache=None))

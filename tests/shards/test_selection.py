@@ -10,8 +10,8 @@ import pyarrow.parquet
 import pytest
 
 from gopstream.jobs.remove_samples import remove_samples
-from gopstream.shards.byte_ranges import open_ranges
 from gopstream.shards.dataset_files import load_dataset
+from gopstream.shards.dataset_ranges import open_ranges
 from gopstream.shards.edit_labels import read_label_list, write_label_view
 from gopstream.shards.errors import FormatError, ShardError
 from gopstream.shards.local_storage import LocalStorage
@@ -242,7 +242,7 @@ def test_without_pyarrow_the_message_says_so(dataset_root):
 import sys
 sys.modules["pyarrow"] = None
 from pathlib import Path
-from gopstream.shards.byte_ranges import open_ranges
+from gopstream.shards.dataset_ranges import open_ranges
 from gopstream.shards.errors import ShardError
 from gopstream.shards.selection import column_weights, select
 from gopstream.shards.shard_indexes import INDEX_KIND, ShardIndexes

@@ -20,8 +20,9 @@ from pathlib import Path
 import pytest
 
 from gopstream.pipeline.errors import StoreError
-from gopstream.shards.byte_ranges import Cache, ReadOptions, Span, open_ranges
+from gopstream.shards.byte_ranges import Cache, ReadOptions, Span
 from gopstream.shards.dataset_files import FileRecord
+from gopstream.shards.dataset_ranges import open_ranges
 from gopstream.shards.shard_cache import usable_cache
 from gopstream.shards.storage import open_storage
 from s3_server import wait_until

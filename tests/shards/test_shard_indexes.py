@@ -13,8 +13,9 @@ import pytest
 
 from gopstream.shards import shard_indexes
 from gopstream.shards.array_views import view_arrays
-from gopstream.shards.byte_ranges import ReadOptions, open_ranges
+from gopstream.shards.byte_ranges import ReadOptions
 from gopstream.shards.dataset_files import load_manifest
+from gopstream.shards.dataset_ranges import open_ranges
 from gopstream.shards.errors import DamageError, FormatError
 from gopstream.shards.index import PIECE_PLANES, PieceTable, ShardIndex, index_bytes, load_index
 from gopstream.shards.local_storage import LocalStorage
