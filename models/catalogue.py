@@ -232,13 +232,13 @@ _PST: Final = (
     _pst(
         "swin2d_t",
         swin2d_t,
-        notes="Swin-T on every frame, averaged",
+        notes="Swin-T on every token frame (two frames each), averaged",
         weights_that_fit=(_OF_SWIN_T,),
     ),
     _pst(
         "swin2d_b",
         swin2d_b,
-        notes="Swin-B on every frame, averaged",
+        notes="Swin-B on every token frame (two frames each), averaged",
         weights_that_fit=(_OF_SWIN_B,),
     ),
     _pst(

@@ -38,10 +38,13 @@ def grad_cam(
         (B, T, H, W) float32, 0 or more, of no fixed scale: divide by the maximum to show it.
 
     Raises:
-        ValueError: If there is no such layer, or its output has no grid.
+        ValueError: If there is no such layer, its output has no grid, or "features" is to be
+            made with more inputs than frames.
     """
     if layer is None:
         layer = _own_layer(model)
+    if layer == "features" and inputs:
+        raise ValueError(f"layer 'features' takes frames alone, got inputs {', '.join(inputs)}")
     with torch.enable_grad():
         if layer == "features":
             features, logits = _features_and_logits(model, frames)

@@ -108,7 +108,8 @@ class PatchShiftTransformer(nn.Module):
             table_frames = max(PAPER_TOKEN_FRAMES, token_frames)
         _check_choices(block_kinds, offset_sign, rpe, channel_boundary)
         _check_widths(depths, num_heads, embed_dim, shift_stages)
-        _check_heads(block_kinds, embed_dim // num_heads[0], channel_folds)
+        narrowest = min(embed_dim * 2**stage // heads for stage, heads in enumerate(num_heads))
+        _check_heads(block_kinds, narrowest, channel_folds)
         windows = WindowPlan(
             window=(temporal_window, window_size, window_size),
             rolled=False,

@@ -137,6 +137,8 @@ class VideoFocalNet(nn.Module):
         )
         check_choices(options, patches=patches, temporal_start=temporal_start)
         check_frames(num_frames, tubelet_size=tubelet_size, patches=patches)
+        if temporal_depth < 1:
+            raise ValueError(f"temporal_depth must be at least 1, got {temporal_depth}")
         kernels = focal_kernels(depths, levels=focal_levels, windows=focal_windows)
         self.num_frames, self.tubelet_size = num_frames, tubelet_size
         self.smallest_side = 2 ** (len(depths) + 1) if patches == "separate" else 3

@@ -104,6 +104,12 @@ def test_nothing_is_left_on_the_model_and_frozen_weights_do():
     torch.testing.assert_close(grad_cam(frozen, frames, class_index=0), expected)
 
 
+def test_features_are_made_of_frames_alone():
+    model, frames = make_model("pst_tiny"), make_frames(1, 3, 8, 32, 32)
+    with pytest.raises(ValueError, match="takes frames alone, got inputs motion"):
+        grad_cam(model, frames, class_index=0, layer="features", inputs={"motion": frames})
+
+
 def test_layers_that_will_not_do_are_refused_by_name():
     model, frames = make_model("dvt_tiny"), make_frames(1, 3, 8, 32, 32)
     with pytest.raises(ValueError, match="give layer=, the name of a submodule"):

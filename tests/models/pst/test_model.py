@@ -274,6 +274,7 @@ def test_compiled_graph_takes_another_size():
         ({"num_heads": (3, 2)}, "3 heads for 16 channels in stage 0"),
         ({"num_heads": (2,)}, "one number for each stage"),
         ({"num_heads": (4, 4)}, "heads of 4 channels have none to shift"),
+        ({"num_heads": (2, 8)}, "heads of 4 channels have none to shift"),
         ({"channel_folds": 1}, "at least 2"),
     ],
 )

@@ -27,6 +27,7 @@ def test_kernels_grow_by_two_from_the_window_of_their_stage():
         ({"tubelet_size": 0}, "tubelet_size must be at least 1"),
         ({"tubelet_size": 3}, "num_frames must be a positive multiple of tubelet_size 3, got 8"),
         ({"num_frames": 0}, "num_frames must be a positive multiple"),
+        ({"temporal_depth": 0}, "temporal_depth must be at least 1, got 0"),
         ({"depths": (1, 1)}, r"one number for each stage, got \(1, 1\), \(2, 2, 2\)"),
         ({"focal_levels": (2, 0, 2)}, "at least 1 in every stage"),
         ({"depths": (1, 0, 2)}, "at least 1 in every stage"),
