@@ -1,15 +1,13 @@
 """Whether a dataset is what a recipe was made for, and what to change where it is not."""
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from gopstream.jobs.console import say
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.recipe import DataRecipe
 from gopstream.shards.dataset_files import DatasetFacts
-
-# What 'gopstream shard' extracts; any other plane is the user's own and is added later.
-_EXTRACTED: Final = ("frames", "motion", "residual")
+from gopstream.shards.missing_planes import commands_to_add, missing_planes
 
 
 class _Misfit(NamedTuple):
@@ -44,7 +42,8 @@ def check_fit(facts: DatasetFacts, wanted: DataRecipe, *, url: str, force: bool 
         say("\n".join(["warning: " + lines[0], *lines[1:], "It is used all the same: --force"]))
         return
     lines.append("What would make it fit:")
-    lines += [f"- {command}" for command in _commands(facts, options, missing, url)]
+    commands = commands_to_add(missing, facts=facts, url=url, settings=options)
+    lines += [f"- {command}" for command in commands]
     lines.append("To use it as it is, give --force, or change [data] of the recipe.")
     raise UserError("\n".join(lines))
 
@@ -63,14 +62,8 @@ def check_planes(facts: DatasetFacts, needed: Sequence[str], *, url: str) -> Non
     missing = missing_planes(facts, needed)
     if missing:
         plural = "s" * (len(missing) > 1)
-        commands = "; ".join(_commands(facts, [], missing, url))
+        commands = "; ".join(commands_to_add(missing, facts=facts, url=url))
         raise UserError(f"{url} lacks the plane{plural} {', '.join(missing)}: {commands}")
-
-
-def missing_planes(facts: DatasetFacts, needed: Sequence[str]) -> list[str]:
-    """Return the planes that a dataset lacks, in the order asked; coverage comes with motion."""
-    names = ["motion" if plane == "coverage" else plane for plane in needed]
-    return [plane for plane in dict.fromkeys(names) if plane not in facts.planes]
 
 
 def _setting_misfits(facts: DatasetFacts, wanted: DataRecipe) -> list[_Misfit]:
@@ -102,22 +95,3 @@ def _stored_rate(frame_stride: Any, fps: Any) -> str:  # noqa: ANN401 - as a JSO
     if fps is not None:
         return f"{fps:g} frames per second"
     return "every frame" if frame_stride == 1 else f"one frame in {frame_stride}"
-
-
-def _commands(
-    facts: DatasetFacts, options: Sequence[str], missing: Sequence[str], url: str
-) -> list[str]:
-    """Return the commands that make a dataset fit, in the order of their use."""
-    extracted = [plane for plane in missing if plane in _EXTRACTED]
-    place, commands = url, []
-    if options or [plane for plane in extracted if plane != "residual"]:
-        # What is written cannot be changed: another dataset takes its place.
-        place = "OTHER"
-        planes = [plane for plane in _EXTRACTED if plane in {*facts.planes, *missing}]
-        words = [*options, f"--planes {','.join(planes)}"] if extracted else list(options)
-        commands.append(f"gopstream shard VIDEOS --out {place} {' '.join(words)}")
-    elif extracted:
-        commands.append(f"gopstream planes add {place} residual --videos VIDEOS")
-    own = [plane for plane in missing if plane not in _EXTRACTED]
-    commands += [f"gopstream planes add {place} {plane} --from FOLDER" for plane in own]
-    return commands

@@ -10,7 +10,13 @@ if TYPE_CHECKING:
     from gopstream.pipeline.object_store import StoreOptions
     from gopstream.shards.byte_ranges import Cache, ReadOptions
     from gopstream.shards.loading.batch import ClipBatch
-    from gopstream.shards.loading.clip_spec import ClipSpec, MotionSpec, VectorSpec, View
+    from gopstream.shards.loading.clip_spec import (
+        ClipSpec,
+        MotionSpec,
+        RgbResidualSpec,
+        VectorSpec,
+        View,
+    )
     from gopstream.shards.loading.clips import ClipDataset
     from gopstream.shards.loading.epoch_orders import EpochOrders
     from gopstream.shards.loading.loader import StreamingLoader, view_batches
@@ -32,6 +38,7 @@ __all__ = [
     "MixedDataset",
     "MotionSpec",
     "ReadOptions",
+    "RgbResidualSpec",
     "ShardDataset",
     "Share",
     "Shuffle",
@@ -55,6 +62,7 @@ _HOME = {
     "MixedDataset": "gopstream.shards.mixed_dataset",
     "MotionSpec": "gopstream.shards.loading.clip_spec",
     "ReadOptions": "gopstream.shards.byte_ranges",
+    "RgbResidualSpec": "gopstream.shards.loading.clip_spec",
     "ShardDataset": "gopstream.shards.reader",
     "Share": "gopstream.shards.loading.places",
     "Shuffle": "gopstream.shards.loading.order",

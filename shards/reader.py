@@ -273,8 +273,8 @@ class ShardDataset:
         """Say which samples will be read soon: where whole shards are fetched, theirs are now."""
         if self._selection is not None:
             samples = self._selection.positions[samples]
-        shards = set(np.searchsorted(self._indexes.starts, samples, side="right").tolist())
-        new = [self._indexes.name(number - 1) for number in sorted(shards - self._expected)]
+        shards = set(self._indexes.shards_of(samples).tolist())
+        new = [self._indexes.name(number) for number in sorted(shards - self._expected)]
         self._expected = shards
         kinds = _cached_kinds(self._planes)
         self._ranges.expect([f"{self.split}/{name}.{kind}" for name in new for kind in kinds])
@@ -290,8 +290,7 @@ class ShardDataset:
         positions = np.asarray(samples, np.int64)
         if self._selection is not None:
             positions = self._selection.positions[positions]
-        shards = np.searchsorted(self._indexes.starts, positions, side="right") - 1
-        self._indexes.prefetch(shards.tolist())
+        self._indexes.prefetch(self._indexes.shards_of(positions).tolist())
 
     def start(self, wanted: Wanted) -> PendingSample:
         """Ask for parts of a sample; from object storage they are on their way at once.

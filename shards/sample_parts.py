@@ -136,6 +136,16 @@ def chunk_parts(row: SampleRow, plane: str, first: int, last: int) -> list[Part]
     return list(_piece_parts(row, plane, np.array(_chunk_rows(row, plane, first, last))))
 
 
+def first_of_gop(row: SampleRow, frame: int) -> int:
+    """Return the I-frame from which a frame is rebuilt: each chunk of the residual is a GOP.
+
+    Raises:
+        DamageError: If the index lists chunks that do not make the sample.
+    """
+    _check_chunks(row, "residual")
+    return int(row.index.residual.first_frame[_chunk_rows(row, "residual", frame, frame).start])
+
+
 def member_part(row: SampleRow, suffix: str) -> Part:
     """Return a whole member of a sample, such as ``cls``.
 

@@ -1,5 +1,6 @@
 """Ask for parts of a sample; later check their bytes and decompress them."""
 
+import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import numpy.typing as npt
 
 from gopstream.shards.byte_ranges import ByteRanges, Pending
 from gopstream.shards.errors import DamageError, ShardError
-from gopstream.shards.layout import RESIDUAL_JSON_MEMBER
+from gopstream.shards.layout import JSON_MEMBER, RESIDUAL_JSON_MEMBER
 from gopstream.shards.sample_parts import (
     Buffer,
     MotionWindow,
@@ -18,6 +19,7 @@ from gopstream.shards.sample_parts import (
     decode_exceptions,
     decode_motion,
     decode_residual,
+    first_of_gop,
     jpeg_parts,
     member_part,
 )
@@ -33,6 +35,11 @@ class Wanted(NamedTuple):
     """First and last frame."""
     residual: tuple[int, int] | None = None
     """First and last frame."""
+    from_intra: bool = False
+    """Whether residual and motion begin at the I-frame before, so that the frames of the residual
+    can be rebuilt."""
+    json: bool = False
+    """Whether the sample's json is wanted."""
 
 
 class Fetched(NamedTuple):
@@ -44,6 +51,10 @@ class Fetched(NamedTuple):
     """(N, Hc * 3 / 2 * Wc) modulo 256."""
     exceptions: npt.NDArray[np.int64]
     """(E, 5) frame, plane, row, column and value of a residual beyond eight bits."""
+    first_residual: int
+    """Frame of the first residual."""
+    json: dict[str, Any] | None
+    """The sample's json."""
 
 
 class PendingSample:
@@ -58,14 +69,17 @@ class PendingSample:
             wanted: Its parts.
             where: Its name, for messages.
         """
+        if wanted.from_intra:
+            wanted = _from_intra(row, wanted)
         jpegs = [] if wanted.jpegs is None else jpeg_parts(row, wanted.jpegs)
         motion = [] if wanted.motion is None else _motion_parts(row, wanted.motion)
         residual = []
         if wanted.residual is not None:
             residual = chunk_parts(row, "residual", *wanted.residual)
             residual.append(member_part(row, RESIDUAL_JSON_MEMBER))
+        facts = [member_part(row, JSON_MEMBER)] if wanted.json else []
         self._bounds = (len(jpegs), len(jpegs) + len(motion))
-        self._parts = [*jpegs, *motion, *residual]
+        self._parts = [*jpegs, *motion, *residual, *facts]
         self._ranges, self._row, self._wanted, self._where = ranges, row, wanted, where
         self._pending = ranges.start([part.span for part in self._parts])
 
@@ -77,15 +91,43 @@ class PendingSample:
             ShardError: If object storage does not give them; names shard and key.
         """
         contents = checked_contents(self._ranges, self._parts, self._pending, where=self._where)
+        wanted = self._wanted
+        facts = _decode_json(self._row, contents.pop()) if wanted.json else None
         first, second = self._bounds
         motion = residual = None
-        exceptions = np.empty((0, 5), np.int64)
-        if self._wanted.motion is not None:
-            motion = decode_motion(self._row, *self._wanted.motion, contents[first:second])
-        if self._wanted.residual is not None:
-            residual = decode_residual(self._row, *self._wanted.residual, contents[second:-1])
+        exceptions, first_residual = np.empty((0, 5), np.int64), 0
+        if wanted.motion is not None:
+            motion = decode_motion(self._row, *wanted.motion, contents[first:second])
+        if wanted.residual is not None:
+            residual = decode_residual(self._row, *wanted.residual, contents[second:-1])
             exceptions = decode_exceptions(self._row, contents[-1])
-        return Fetched(contents[:first], motion, residual, exceptions)
+            first_residual = wanted.residual[0]
+        return Fetched(contents[:first], motion, residual, exceptions, first_residual, facts)
+
+
+def _from_intra(row: SampleRow, wanted: Wanted) -> Wanted:
+    """Return what is wanted with motion and residual from the I-frame before on."""
+    assert wanted.motion is not None and wanted.residual is not None
+    start = first_of_gop(row, wanted.residual[0])
+    return wanted._replace(
+        motion=(min(start, wanted.motion[0]), wanted.motion[1]),
+        residual=(start, wanted.residual[1]),
+    )
+
+
+def _decode_json(row: SampleRow, content: Buffer) -> dict[str, Any]:
+    """Return a sample's json.
+
+    Raises:
+        DamageError: If it is none.
+    """
+    try:
+        loaded = json.loads(bytes(content))
+    except ValueError as error:
+        raise DamageError(f"shard {row.shard}, {row.key}: {JSON_MEMBER}: {error}") from error
+    if not isinstance(loaded, dict):
+        raise DamageError(f"shard {row.shard}, {row.key}: {JSON_MEMBER} is no object")
+    return loaded
 
 
 def _motion_parts(row: SampleRow, frames: tuple[int, int]) -> list[Part]:

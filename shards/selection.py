@@ -331,7 +331,7 @@ def _batches(
         columns=wanted, batch_size=_ROWS_AT_ONCE, batch_readahead=2, fragment_readahead=1
     ):
         rows = np.arange(start, start + batch.num_rows)
-        expected = shards[np.searchsorted(indexes.starts, rows, side="right") - 1]
+        expected = shards[indexes.shards_of(rows)]
         found = batch.column(_SHARD)
         if found.null_count or not np.array_equal(found.to_numpy(), expected):
             raise _other_samples(where)

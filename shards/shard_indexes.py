@@ -135,7 +135,11 @@ class ShardIndexes:
 
     def shard_of(self, position: int) -> int:
         """Return the number of the shard that holds a sample, which begins at ``starts[...]``."""
-        return int(self.starts.searchsorted(position, side="right")) - 1
+        return int(self.shards_of(np.array(position)))
+
+    def shards_of(self, positions: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+        """Return the numbers of the shards that hold samples, in the same order."""
+        return self.starts.searchsorted(positions, side="right") - 1
 
     def __getitem__(self, shard: int) -> ShardIndex:
         """Return the index of a shard.

@@ -34,8 +34,8 @@ GUIDE, REFERENCE = ROOT / "docs" / "loading.md", ROOT / "docs" / "loading_refere
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 PUBLIC = {name: getattr(gopstream.shards, name) for name in gopstream.shards.__all__}
-VALUE_TYPES = ["ClipSpec", "MotionSpec", "VectorSpec", "TransformSpec", "Shuffle"]
-VALUE_TYPES += ["ReadOptions", "Cache", "StoreOptions"]
+VALUE_TYPES = ["ClipSpec", "MotionSpec", "RgbResidualSpec", "VectorSpec", "TransformSpec"]
+VALUE_TYPES += ["Shuffle", "ReadOptions", "Cache", "StoreOptions"]
 RECIPE_PARTS = {"model": ModelRecipe, "clip": ClipRecipe, "data": DataRecipe, "train": TrainRecipe}
 
 

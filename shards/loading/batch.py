@@ -44,6 +44,11 @@ class ClipBatch:
     """(B, T, h, w) bool: whether the codec predicted the block from another frame."""
     residual: Tensor | None = None
     """(B, 3, T, H, W) int16: Y, Cb, Cr of decoded minus predicted picture."""
+    rgb_residual: Tensor | None = None
+    """(B, Q, 3, J, H, W) float16 levels, R, G, B of query frames minus those that the frames of
+    their sub-clips showed where the content was; 0 where not valid."""
+    rgb_valid: Tensor | None = None
+    """(B, Q, J, H, W) bool."""
     pixels: Tensor | None = None
     """``frames``; None until they are decoded, where the device does that."""
     jpegs: FrameBatch | None = None

@@ -18,6 +18,7 @@ from gopstream.shards.loading.device_motion import ClipMotion, accumulated_clip,
 from gopstream.shards.loading.frame_decoding import FrameBuffer, decode_frames
 from gopstream.shards.loading.geometry import cells_under, vector_matrix
 from gopstream.shards.loading.order import draw_generator
+from gopstream.shards.loading.rgb_residual import read_rgb_residual, residual_arrays
 from gopstream.shards.loading.sampling import clip_positions, view_positions
 from gopstream.shards.loading.transform import (
     ClipTransform,
@@ -133,6 +134,8 @@ def clip_arrays(spec: ClipSpec) -> dict[str, tuple[tuple[int, ...], npt.DTypeLik
         arrays["coverage"] = (num_frames, grid, grid), np.bool_
     if spec.residual:
         arrays["residual"] = (3, num_frames, size, size), np.int16
+    if spec.rgb_residual is not None:
+        arrays |= residual_arrays(spec.rgb_residual, num_frames=num_frames, size=size)
     return arrays
 
 
@@ -207,13 +210,16 @@ class StartedClip:
         first, last = int(self._sampled.min()), int(self._sampled.max())
         # One frame more at the end, where there is one: an I-frame takes the motion that follows.
         behind = min(facts.num_frames - 1, last + 1)
-        needs_motion = spec.motion is not None or spec.vectors is not None
+        rebuilds = spec.rgb_residual is not None
+        needs_motion = spec.motion is not None or spec.vectors is not None or rebuilds
         self._pending: PendingSample = dataset.start(
             Wanted(
                 sample,
                 jpegs=self._numbers,
                 motion=(first, behind) if needs_motion else None,
-                residual=(first, last) if spec.residual else None,
+                residual=(first, last) if spec.residual or rebuilds else None,
+                from_intra=rebuilds,
+                json=rebuilds,
             )
         )
 
@@ -238,6 +244,16 @@ class StartedClip:
         if spec.motion is not None:
             assert window is not None
             motion = self._clip_motion(window, spec.motion)
+        if spec.rgb_residual is not None:
+            read_rgb_residual(
+                fetched,
+                self._sampled,
+                spec=spec.rgb_residual,
+                transform=self._transform,
+                facts=self._facts,
+                where=self._where,
+                out=out,
+            )
         if spec.vectors is not None:
             assert window is not None
             self._read_vectors(window, spec.vectors, out)
@@ -329,7 +345,7 @@ class StartedClip:
 
     def _read_residual(self, fetched: Fetched, out: npt.NDArray[np.int16]) -> None:
         assert fetched.residual is not None
-        facts, first = self._facts, int(self._sampled.min())
+        facts, first = self._facts, fetched.first_residual
         planes = signed_residual(
             fetched.residual,
             fetched.exceptions,

@@ -45,6 +45,34 @@ class MotionSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class RgbResidualSpec:
+    """Which residual between frames, along accumulated motion, a model asks for.
+
+    The frames are rebuilt as the codec decoded them, which takes the residual plane from the
+    I-frame before the clip on; each pair of frames is handed over in the size of the clip. Meant
+    for comparison with motion, which costs far less.
+    """
+
+    query_stride: int
+    """Every n-th frame of the clip is a query."""
+    subclip_frames: int
+    """Frames of a sub-clip; a query is compared with all frames of its own sub-clip."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ValueError: Naming the field.
+        """
+        check_fields(self)
+        if min(self.query_stride, self.subclip_frames) < 1:
+            raise ValueError(
+                "query_stride and subclip_frames must be at least 1, got "
+                f"{self.query_stride}, {self.subclip_frames}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class VectorSpec:
     """The codec's own motion vectors of each frame of the clip."""
 
@@ -79,6 +107,8 @@ class ClipSpec:
     vectors: VectorSpec | None = None
     residual: bool = False
     """Whether the clip has the residual of its frames."""
+    rgb_residual: RgbResidualSpec | None = None
+    """What frames show beyond other frames, along accumulated motion."""
     frames_on: FramesPlace = "worker"
     """Who decodes the frames: the ``worker`` that reads the clip, or the ``device``
     (``ClipBatch.decoded``), to which only JPEGs are then handed. A CUDA device interpolates colour
@@ -95,21 +125,25 @@ class ClipSpec:
             raise ValueError(
                 f"num_frames and stride must be at least 1, got {self.num_frames}, {self.stride}"
             )
-        if self.motion is not None and self.overrun != "last":
-            raise ValueError(
-                f"motion is accumulated along frames that do not fall back: overrun must be last, "
-                f"got {self.overrun!r}"
-            )
-        if self.motion is not None and self.num_frames % self.motion.subclip_frames != 0:
-            raise ValueError(
-                f"{self.num_frames} frames do not divide into sub-clips of "
-                f"{self.motion.subclip_frames}"
-            )
+        for pairs in (self.motion, self.rgb_residual):
+            if pairs is not None:
+                self._check_subclips(pairs.subclip_frames)
         changes = [name for name in _APPEARANCE if getattr(self.transform, name)]
         if self.frames_on == "device" and changes:
             raise ValueError(
                 "frames_on = device can crop, resize and flip, but not change what frames look "
                 f"like: leave out {', '.join(changes)} of the transform, or decode in the worker"
+            )
+
+    def _check_subclips(self, subclip_frames: int) -> None:
+        if self.overrun != "last":
+            raise ValueError(
+                f"motion is accumulated along frames that do not fall back: overrun must be last, "
+                f"got {self.overrun!r}"
+            )
+        if self.num_frames % subclip_frames != 0:
+            raise ValueError(
+                f"{self.num_frames} frames do not divide into sub-clips of {subclip_frames}"
             )
 
 

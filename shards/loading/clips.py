@@ -24,17 +24,13 @@ from gopstream.shards.loading.device_motion import ClipMotion, collate_motion
 from gopstream.shards.loading.frame_decoding import FrameBuffer
 from gopstream.shards.loading.places import BatchPlaces, Place
 from gopstream.shards.loading.slots import Filled, SharedSlots
+from gopstream.shards.missing_planes import commands_to_add, missing_planes
 from gopstream.shards.mixed_dataset import MixedDataset
 from gopstream.shards.reader import ShardDataset
 from gopstream.shards.value_checks import check_value
 
 Clip = StartedClip | UnreadableClip
 OnError = Literal["raise", "skip"]
-_REMEDY: Final = {
-    "frames": "make it anew with 'gopstream shard', whose --planes names frames",
-    "motion": "make it anew with 'gopstream shard'",
-    "residual": "add it with 'gopstream planes add', or leave residual out",
-}
 _DAMAGE: Final = (DamageError, FormatError)
 ON_ERROR: Final[tuple[OnError, ...]] = get_args(OnError)
 
@@ -68,7 +64,7 @@ class ClipDataset(Dataset[ClipBatch | Filled]):
         """
         check_value("dataset", dataset, ShardDataset | MixedDataset)
         check_value("seed", seed, int)
-        _check_planes(dataset, spec)
+        check_planes(dataset, spec)
         self._dataset, self._spec, self._seed = dataset, spec, seed
         self._reader = _BatchReader(
             spec, where=f"{dataset.root}/{dataset.split}", on_error=on_error
@@ -149,7 +145,7 @@ class ViewDataset(Dataset[ClipBatch | Filled]):
             ValueError: If there is no view, or one that there cannot be.
         """
         check_value("dataset", dataset, ShardDataset | MixedDataset)
-        _check_planes(dataset, spec)
+        check_planes(dataset, spec)
         check_views(views)
         self._dataset, self._spec, self._views = dataset, spec, views
         self._reader = _BatchReader(
@@ -209,7 +205,7 @@ def _start(
         return UnreadableClip(error, key=key, position=position)
 
 
-def _check_planes(dataset: ShardDataset | MixedDataset, spec: ClipSpec) -> None:
+def check_planes(dataset: ShardDataset | MixedDataset, spec: ClipSpec) -> None:
     """Refuse a dataset, or a part of a mixture, that cannot make the clips of a spec.
 
     Raises:
@@ -221,13 +217,18 @@ def _check_planes(dataset: ShardDataset | MixedDataset, spec: ClipSpec) -> None:
         needed["motion"] = "the ClipSpec asks for motion or vectors"
     if spec.residual:
         needed["residual"] = "the ClipSpec asks for the residual"
+    if spec.rgb_residual is not None:
+        needed["motion"] = needed["residual"] = "the ClipSpec asks for the rgb_residual"
     for part in dataset.datasets if isinstance(dataset, MixedDataset) else [dataset]:
-        for plane, reason in needed.items():
-            if plane not in part.facts.planes:
-                raise ShardError(
-                    f"{part.root}/{part.split}: the dataset has no {plane} plane (it has "
-                    f"{', '.join(part.facts.planes)}), and {reason}; {_REMEDY[plane]}"
-                )
+        missing = missing_planes(part.facts, needed)
+        if missing:
+            commands = commands_to_add(missing, facts=part.facts, url=part.root)
+            reasons = dict.fromkeys(needed[plane] for plane in missing)
+            raise ShardError(
+                f"{part.root}/{part.split}: the dataset has no {' and no '.join(missing)} plane "
+                f"(it has {', '.join(part.facts.planes)}), and {' and '.join(reasons)}: "
+                f"{'; '.join(commands)}"
+            )
 
 
 class _BatchReader:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gopstream.jobs.dataset_fit import check_fit, check_planes, missing_planes
+from gopstream.jobs.dataset_fit import check_fit, check_planes
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.recipe import DataRecipe
 from gopstream.shards.dataset_files import DatasetFacts
@@ -149,20 +149,12 @@ def test_force_goes_on_and_warns(capsys):
     assert "--force" in captured.err
 
 
-def test_missing_planes_keep_their_order_and_come_once():
+def test_planes_that_a_model_needs_are_refused_with_the_command_that_adds_them():
     held = facts("motion")
-    assert missing_planes(held, ["residual", "frames", "coverage", "residual"]) == [
-        "residual",
-        "frames",
-    ]
-    with pytest.raises(UserError, match=r"set lacks the planes frames, mine: .*--planes frames"):
+    with pytest.raises(UserError, match=r"^set lacks the planes frames, mine: .*--planes frames"):
         check_planes(held, ["frames", "mine"], url="set")
-
-
-def test_coverage_comes_with_motion_and_is_extracted_with_it():
-    held = DatasetFacts((), ("frames",), CANONICAL)
     reason = (
         "^set lacks the plane motion: gopstream shard VIDEOS --out OTHER --planes frames,motion$"
     )
     with pytest.raises(UserError, match=reason):
-        check_planes(held, ["coverage", "frames", "motion"], url="set")
+        check_planes(facts("frames"), ["coverage", "frames", "motion"], url="set")

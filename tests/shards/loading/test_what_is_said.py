@@ -62,6 +62,17 @@ def test_a_dataset_without_frames_is_refused_when_the_loader_is_made(blind):
         view_batches(blind, SPEC, batch_size=1, views=ONE_VIEW)
 
 
+def test_all_planes_that_are_not_there_are_named_at_once(blind):
+    wanted = dataclasses.replace(SPEC, residual=True)
+    problem = (
+        f"{blind.root}/train: the dataset has no frames and no residual plane .it has motion., and "
+        "clips have frames and the ClipSpec asks for the residual: gopstream shard VIDEOS --out "
+        "OTHER --planes frames,motion,residual$"
+    )
+    with pytest.raises(ShardError, match=problem):
+        make(blind, wanted)
+
+
 def test_a_part_of_a_mixture_that_lacks_the_residual_is_named(dataset, own_root):
     drop_plane(LocalStorage(own_root), "residual", ["train"])
     bare = ShardDataset(own_root, "train")
