@@ -4,11 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= ../shared/data
+GOLDEN ?= ../shared/golden
 DEMO ?= demo
 
 .PHONY: demo test lint prove-skip prove-bytes prove-colours prove-vectors prove-faults prove-fuzz \
 	prove-memory prove-kill prove-scale prove-many prove-resume prove-loading-faults \
-	prove-loading-leaks prove-loading-scale prove-motion-place clean
+	prove-loading-leaks prove-loading-scale prove-motion-place prove-models \
+	prove-motion-matters clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "gopstream needs Python 3.11 or newer"'
@@ -74,6 +76,13 @@ prove-loading-scale: $(VENV)/installed
 
 prove-motion-place: $(VENV)/installed
 	$(BIN)/python -m gopstream.jobs.bench.motion_place $(DATA) --json docs/results/motion_place.json
+
+prove-motion-matters: $(VENV)/installed
+	$(BIN)/python -m gopstream.jobs.bench.motion_matters --json docs/results/motion_matters.json
+
+prove-models: $(VENV)/installed
+	$(BIN)/python -m tests.models.golden $(GOLDEN)/videofocalnet_*.npz $(GOLDEN)/pst_*.npz
+	$(BIN)/python -m gopstream.jobs.bench.models_compiled --json docs/results/models_compiled.json
 
 clean:
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -62,8 +62,8 @@ def evaluate(
         root: Folder or address of the dataset.
         split: Which split.
         views: Clips x crops, spread evenly.
-        zero_motion: Give the model zero motion, valid everywhere: a control that shows what it
-            takes from motion.
+        zero_motion: Give the model zero motion, or a zero RGB residual, valid everywhere: a
+            control that shows what it takes from it.
         workers: Processes that load.
         force: Use a dataset that was not made as the recipe asks, with a warning.
         reading: How samples are read from object storage; None takes the defaults.
@@ -148,10 +148,13 @@ def _reported(batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
 def _without_motion(batch: ClipBatch, contract: InputContract) -> ClipBatch:
     if contract.query_stride is not None:
         batch = batch.accumulated(query_stride=contract.query_stride)
+    zeros, ones = torch.zeros_like, torch.ones_like
     return replace(
         batch,
-        motion=None if batch.motion is None else torch.zeros_like(batch.motion),
-        valid=None if batch.valid is None else torch.ones_like(batch.valid),
+        motion=None if batch.motion is None else zeros(batch.motion),
+        valid=None if batch.valid is None else ones(batch.valid),
+        rgb_residual=None if batch.rgb_residual is None else zeros(batch.rgb_residual),
+        rgb_valid=None if batch.rgb_valid is None else ones(batch.rgb_valid),
     )
 
 

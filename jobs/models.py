@@ -93,11 +93,11 @@ def _one_model(facts: dict[str, Any]) -> list[Table | str]:
     shown = {
         "name": facts["name"],
         "parameters": f"{facts['parameters']:,} with {facts['num_classes']} classes"
-        + _beside("official", published.get("official_parameters"), ",")
-        + _beside("paper", published.get("paper_params_millions"), "g", unit=" M"),
+        + _beside("official", published.get("official_parameters"), form=",")
+        + _beside("paper", published.get("paper_params_millions"), form="g", unit=" M"),
         "GMACs": f"{facts['gmacs']:.4f}"
-        + _beside("official", published.get("official_gmacs"), ".4f")
-        + _beside("paper", published.get("paper_gmacs"), "g"),
+        + _beside("official", published.get("official_gmacs"), form=".4f")
+        + _beside("paper", published.get("paper_gmacs"), form="g"),
         "paper": facts["paper"],
         "notes": facts["notes"],
         "weights that fit": "; ".join(facts["weights_that_fit"]) or "none are published",
@@ -130,5 +130,5 @@ def _shown(value: float | None, form: str, *, scale: float = 1) -> str:
     return "" if value is None else format(value * scale, form)
 
 
-def _beside(whose: str, value: float | None, form: str, *, unit: str = "") -> str:
+def _beside(whose: str, value: float | None, *, form: str, unit: str = "") -> str:
     return "" if value is None else f"; {whose} {value:{form}}{unit}"

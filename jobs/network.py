@@ -1,8 +1,10 @@
 """Put a recipe's model and its data together: what a clip must hold, and how it is fed in."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from gopstream.jobs.dataset_fit import check_fit, check_planes
@@ -10,9 +12,10 @@ from gopstream.jobs.errors import UserError
 from gopstream.jobs.recipe import DataRecipe, Recipe
 from gopstream.models import create_model
 from gopstream.models.catalogue import InputContract, find_model
+from gopstream.models.dvt.options import CueOptions
 from gopstream.shards.loading.batch import ClipBatch
 from gopstream.shards.loading.batch_ops import normalise
-from gopstream.shards.loading.clip_spec import ClipSpec, MotionSpec
+from gopstream.shards.loading.clip_spec import ClipSpec, MotionSpec, RgbResidualSpec
 from gopstream.shards.reader import ShardDataset
 
 # Motion fields are handed over at one cell per four pixels: the stride of the first stage.
@@ -48,17 +51,26 @@ def clip_spec(recipe: Recipe, network: nn.Module) -> ClipSpec:
     contract = find_model(recipe.model.name).contract
     settings: dict[str, Any] = asdict(recipe.clip)
     motion_on = settings.pop("motion_on")
-    motion = None
+    motion = rgb_residual = None
     try:
         if recipe.model.use_motion and "motion" in contract.planes:
             assert contract.query_stride is not None
-            motion = MotionSpec(
-                query_stride=contract.query_stride,
-                subclip_frames=cast(int, network.subclip_frames),
-                grid=recipe.transform.size // _PIXELS_PER_CELL,
-                on=motion_on,
-            )
-        return ClipSpec(motion=motion, transform=recipe.transform, **settings)
+            subclip_frames = cast(int, network.subclip_frames)
+            cue = cast(CueOptions, network.cue).cue
+            if cue == "motion":
+                motion = MotionSpec(
+                    query_stride=contract.query_stride,
+                    subclip_frames=subclip_frames,
+                    grid=recipe.transform.size // _PIXELS_PER_CELL,
+                    on=motion_on,
+                )
+            elif cue == "residual":
+                rgb_residual = RgbResidualSpec(
+                    query_stride=contract.query_stride, subclip_frames=subclip_frames
+                )
+        return ClipSpec(
+            motion=motion, rgb_residual=rgb_residual, transform=recipe.transform, **settings
+        )
     except ValueError as error:
         raise UserError(f"clip: {error}") from error
 
@@ -82,7 +94,11 @@ def check_dataset(
     Raises:
         UserError: Saying what differs and what to change.
     """
-    needed = ["frames", *(["motion"] if spec.motion is not None else [])]
+    needed = ["frames"]
+    if spec.motion is not None or spec.rgb_residual is not None:
+        needed.append("motion")
+    if spec.rgb_residual is not None:
+        needed.append("residual")
     check_planes(dataset.facts, needed, url=dataset.root)
     if data is not None:
         check_fit(dataset.facts, data, url=dataset.root, force=force)
@@ -107,4 +123,21 @@ def run_network(network: nn.Module, batch: ClipBatch, contract: InputContract) -
     frames = normalise(batch.frames, mean=contract.mean, std=contract.std)
     if "motion" not in contract.planes:
         return cast(Tensor, network(frames))
+    if batch.rgb_residual is not None:
+        cue = in_units_of_frames(batch.rgb_residual, std=contract.std)
+        return cast(Tensor, network(frames, motion=cue, valid=batch.rgb_valid))
     return cast(Tensor, network(frames, motion=batch.motion, valid=batch.valid))
+
+
+def in_units_of_frames(residual: Tensor, *, std: Sequence[float]) -> Tensor:
+    """Scale differences of RGB levels as normalisation scales frames; the mean cancels.
+
+    Args:
+        residual: (B, Q, 3, J, H, W) levels, of which white has 255.
+        std: Three values on the scale where white is 1.
+
+    Returns:
+        (B, Q, 3, J, H, W) float32.
+    """
+    levels = 255.0 * torch.tensor(std, dtype=torch.float32, device=residual.device)
+    return residual.to(torch.float32) / levels.view(3, 1, 1, 1)

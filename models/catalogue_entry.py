@@ -3,12 +3,15 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from torch import nn
 
 from gopstream.models.paper_figures import PaperFigures
 from gopstream.models.weights.source_layout import SourceLayout
+
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,14 +22,21 @@ class InputContract:
     """Inputs of `forward`; "motion" may be left out and then counts as no motion."""
     num_frames: int
     """Sampled frames of a clip."""
-    frame_stride: int
-    """Raw frames from one sampled frame to the next."""
+    sampling: Literal["dense", "segments"] = "dense"
+    """"dense": frames `frame_stride` apart; "segments": one from each of `num_frames` equal parts
+    of the whole video. Recipes of the paper for other data sets may differ: see the notes."""
+    frame_stride: int | None
+    """Raw frames from one sampled frame to the next; None for segments, which have no stride."""
     size: int
     """Height and width of the frames in pixels."""
     mean: tuple[float, float, float]
     """RGB, on the scale where white is 1; ``(pixel - mean) / std`` enters `forward`."""
     std: tuple[float, float, float]
     """RGB, on the same scale."""
+    test_clips: int = 1
+    """Clips of a video over which the paper's test averages."""
+    test_crops: int = 1
+    """Crops of each of them."""
     query_stride: int | None
     """Token frame q is centred on sampled frame ``q * query_stride``; None without motion."""
     subclip_frames: int | None
@@ -46,7 +56,7 @@ class CatalogueEntry:
     """One model of the catalogue."""
 
     name: str
-    family: Literal["dvt", "video_focalnet", "pst", "deit"]
+    family: Literal["dvt", "mvit", "sifa", "video_focalnet", "pst", "deit"]
     """The package that it comes from."""
     constructor: Callable[..., nn.Module] = field(repr=False)
     """Takes the number of classes, then keyword options."""

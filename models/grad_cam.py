@@ -6,6 +6,7 @@ Localization", ICCV 2017, equations 1 and 2, with frames as one more dimension o
 Dimensions: B batch, T, H, W the grid of a feature map, N tokens of a frame, C channels.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import cast
 
@@ -32,32 +33,40 @@ def grad_cam(
         layer: "features" for the last feature map, as `model.forward_features` returns it; or
             the name of a submodule whose output is (B, T, H, W, C), such as "blocks.1". None
             for the model's own choice.
-        inputs: More of what `model.forward` takes, by keyword: DVT's motion.
+        inputs: More of what `model.forward` takes, by keyword: DVT's motion and its validity.
 
     Returns:
         (B, T, H, W) float32, 0 or more, of no fixed scale: divide by the maximum to show it.
 
     Raises:
-        ValueError: If there is no such layer, its output has no grid, or "features" is to be
-            made with more inputs than frames.
+        ValueError: If there is no such layer, its output has no grid, or the model does not
+            take one of `inputs`.
     """
     if layer is None:
         layer = _own_layer(model)
-    if layer == "features" and inputs:
-        raise ValueError(f"layer 'features' takes frames alone, got inputs {', '.join(inputs)}")
+    inputs = {} if inputs is None else inputs
+    _check_inputs(model, inputs)
     with torch.enable_grad():
         if layer == "features":
-            features, logits = _features_and_logits(model, frames)
+            features, logits = _features_and_logits(model, frames, inputs=inputs)
         else:
-            features, logits = _output_and_logits(
-                model, frames, layer=layer, inputs={} if inputs is None else inputs
-            )
+            features, logits = _output_and_logits(model, frames, layer=layer, inputs=inputs)
         rows = torch.arange(len(logits), device=logits.device)
         chosen = logits[rows, class_index].sum()
         (gradient,) = torch.autograd.grad(chosen, features)
     features = _with_grid(model, features.detach(), layer=layer).float()
     weights = _with_grid(model, gradient, layer=layer).float().mean(dim=(1, 2, 3), keepdim=True)
     return (weights * features).sum(dim=-1).relu()
+
+
+def _check_inputs(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+    taken = list(inspect.signature(model.forward).parameters)
+    for name in inputs:
+        if name not in taken[1:]:
+            raise ValueError(
+                f"{type(model).__name__} takes no input {name!r}; beside {taken[0]} it takes "
+                f"{', '.join(taken[1:]) or 'nothing'}"
+            )
 
 
 def _own_layer(model: nn.Module) -> str:
@@ -72,11 +81,13 @@ def _own_layer(model: nn.Module) -> str:
     return "features"
 
 
-def _features_and_logits(model: nn.Module, frames: Tensor) -> tuple[Tensor, Tensor]:
+def _features_and_logits(
+    model: nn.Module, frames: Tensor, *, inputs: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
     forward_features = getattr(model, "forward_features", None)
     if forward_features is None:
         raise ValueError(f"{type(model).__name__} has no forward_features; name a submodule")
-    features = forward_features(frames)
+    features = forward_features(frames, **inputs)
     if not features.requires_grad:  # every parameter is frozen
         features = features.detach().requires_grad_()
     return features, cast(Tensor, model.classify(features))  # type: ignore[operator]
@@ -110,7 +121,7 @@ def _with_grid(model: nn.Module, values: Tensor, *, layer: str) -> Tensor:
     """Return (B, T, H, W, C)."""
     if layer == "features":
         return values.movedim(1, -1)
-    if values.ndim == 4 and hasattr(model, "tokens_to_map"):
+    if values.ndim in (3, 4) and hasattr(model, "tokens_to_map"):
         return cast(Tensor, model.tokens_to_map(values))  # type: ignore[operator]
     if values.ndim != 5:
         raise ValueError(f"the output of {layer} is {tuple(values.shape)}, not (B, T, H, W, C)")

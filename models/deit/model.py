@@ -14,7 +14,8 @@ Dimensions: B batch, T frames, N tokens of a frame (1 class token, then patches)
 """
 
 import math
-from typing import Literal, get_args
+from functools import partial
+from typing import Final, Literal, get_args
 
 import torch
 from einops import rearrange
@@ -22,14 +23,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from gopstream.models.deit.block import NORM_EPSILON, DeitBlock, FrameAttention
-from gopstream.models.deit.patch_shift import PatchShift
+from gopstream.models.deit.frame_attention import FrameAttention
+from gopstream.models.layers.channel_shift import ChannelBoundary
+from gopstream.models.layers.choices import require_choice
 from gopstream.models.layers.drop_path import drop_path_rates
-from gopstream.models.pst.patch_shift import ChannelBoundary
-from gopstream.models.pst.patterns import Pattern, cell_offsets
+from gopstream.models.layers.patterns import OffsetSign, Pattern, cell_offsets
+from gopstream.models.layers.pre_norm_block import PreNormBlock
+from gopstream.models.layers.sizes import require_hidden_width, require_positive
+from gopstream.models.layers.unused_options import refuse_unused
 
 TemporalShift = Literal["none", "channel", "patch"]
 Positions = Literal["shared", "per_frame"]
+
+NORM_EPSILON: Final = 1e-6
 
 
 class VideoDeit(nn.Module):
@@ -49,8 +55,9 @@ class VideoDeit(nn.Module):
         temporal_shift: TemporalShift = "none",
         positions: Positions = "shared",
         pattern: Pattern = "C",
+        offset_sign: OffsetSign = "code",
         channel_folds: int = 8,
-        boundary: ChannelBoundary = "keep",
+        channel_boundary: ChannelBoundary = "keep",
         drop_path_rate: float = 0.1,
         head_dropout: float = 0.5,
         checkpointing: bool = False,
@@ -59,7 +66,8 @@ class VideoDeit(nn.Module):
 
         Args:
             num_classes: Outputs.
-            num_frames: T, frames of a clip; each is a token frame.
+            num_frames: T, frames of a clip; each is a token frame. With shared positions any
+                other T runs too.
             size: Height and width of the frames in pixels, a multiple of `patch_size`.
             patch_size: Height and width of a patch in pixels.
             embed_dim: D, a multiple of `num_heads`.
@@ -71,34 +79,51 @@ class VideoDeit(nn.Module):
             positions: One positional embedding for all frames, or one for each.
             pattern: Of the patch shift: the paper's name, or the rows of a tile of offsets in
                 frames. It is laid over the whole grid from the first patch.
+            offset_sign: "code": a positive offset brings an earlier frame, as in PST's code;
+                "paper": a later.
             channel_folds: The channel shift takes ``1 / channel_folds`` of a head's channels
                 from the frame before and as many from the frame after.
-            boundary: What the channel shift gives the frames at the ends of the clip: their own
-                channels, zeros, or those of the other end.
+            channel_boundary: What the channel shift gives the frames at the ends of the clip:
+                their own channels, zeros, or those of the other end.
             drop_path_rate: Of the last block; it grows linearly from 0 at the first.
             head_dropout: Dropout before the classifier.
             checkpointing: Compute each block again in the backward pass instead of keeping
                 what it made.
 
         Raises:
-            ValueError: If a choice is unknown or sizes do not divide as they must.
+            ValueError: If a choice is unknown, sizes do not divide as they must, or an option
+                that was changed has no effect.
         """
         super().__init__()
-        _require_choice("temporal_shift", temporal_shift, get_args(TemporalShift))
-        _require_choice("positions", positions, get_args(Positions))
-        _require_choice("boundary", boundary, get_args(ChannelBoundary))
-        _require_multiple("num_frames", num_frames, 1)
-        _require_multiple("depth", depth, 1)
-        _require_multiple("size", size, patch_size)
-        _require_multiple("embed_dim", embed_dim, num_heads)
-        if not 2 <= channel_folds <= embed_dim // num_heads:
-            raise ValueError(
-                f"channel_folds must be from 2 to the {embed_dim // num_heads} channels of a "
-                f"head, got {channel_folds}"
-            )
-        self.num_frames, self.size, self.checkpointing = num_frames, size, checkpointing
+        require_choice("temporal_shift", temporal_shift, choices=get_args(TemporalShift))
+        require_choice("positions", positions, choices=get_args(Positions))
+        require_choice("offset_sign", offset_sign, choices=get_args(OffsetSign))
+        require_choice("channel_boundary", channel_boundary, choices=get_args(ChannelBoundary))
+        require_positive(
+            {
+                "num_classes": num_classes,
+                "num_frames": num_frames,
+                "patch_size": patch_size,
+                "depth": depth,
+                "num_heads": num_heads,
+            }
+        )
+        _require_multiple("size", size, divisor=patch_size)
+        _require_multiple("embed_dim", embed_dim, divisor=num_heads)
+        require_hidden_width(mlp_ratio, width=embed_dim)
         side = size // patch_size
-        offsets = cell_offsets(pattern, height=side, width=side)
+        offsets = cell_offsets(pattern, height=side, width=side, sign=offset_sign)
+        refuse = partial(refuse_unused, VideoDeit, reason=f"temporal_shift is {temporal_shift!r}")
+        if temporal_shift != "patch":
+            # Where no patch moves, "none" is what happens.
+            refuse(given={"pattern": pattern} if pattern != "none" else {})
+            refuse(given={"offset_sign": offset_sign})
+        if temporal_shift == "channel":
+            _check_folds(channel_folds, head_dim=embed_dim // num_heads)
+        else:
+            refuse(given={"channel_folds": channel_folds, "channel_boundary": channel_boundary})
+        self.num_frames, self.size, self.checkpointing = num_frames, size, checkpointing
+        self.takes_any_length = positions == "shared"
         frames_of_positions = num_frames if positions == "per_frame" else 1
         self.patch_embedding = nn.Conv2d(3, embed_dim, patch_size, stride=patch_size)
         self.class_token = nn.Parameter(torch.empty(1, 1, embed_dim))
@@ -110,13 +135,17 @@ class VideoDeit(nn.Module):
                 embed_dim,
                 num_heads=num_heads,
                 channel_folds=channel_folds if shift == "channel" else None,
-                boundary=boundary,
-                patch_shift=PatchShift(offsets, num_frames=num_frames)
-                if shift == "patch"
-                else None,
+                channel_boundary=channel_boundary,
+                patch_offsets=offsets if shift == "patch" else None,
             )
             self.blocks.append(
-                DeitBlock(attention, width=embed_dim, mlp_ratio=mlp_ratio, drop_path_rate=rate)
+                PreNormBlock(
+                    attention,
+                    width=embed_dim,
+                    mlp_ratio=mlp_ratio,
+                    norm_epsilon=NORM_EPSILON,
+                    drop_path_rate=rate,
+                )
             )
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPSILON)
         self.head_dropout = nn.Dropout(head_dropout)
@@ -145,7 +174,8 @@ class VideoDeit(nn.Module):
         """Classify clips.
 
         Args:
-            frames: (B, 3, T, size, size) floating, normalised.
+            frames: (B, 3, T, size, size) floating, normalised; T is `num_frames`, or any if
+                positions are shared.
 
         Returns:
             (B, num_classes) logits.
@@ -195,10 +225,13 @@ class VideoDeit(nn.Module):
         return torch.cat([class_tokens, tokens], dim=2) + self.positions
 
     def _check_frames(self, frames: Tensor) -> None:
-        expected = (3, self.num_frames, self.size, self.size)
-        if frames.ndim != 5 or tuple(frames.shape[1:]) != expected:
+        length = self.num_frames
+        if self.takes_any_length and frames.ndim == 5:
+            length = max(1, frames.shape[2])
+        if frames.ndim != 5 or tuple(frames.shape[1:]) != (3, length, self.size, self.size):
+            wanted = "T > 0" if self.takes_any_length else self.num_frames
             raise ValueError(
-                f"frames must be (B, 3, T, H, W) = (B, {', '.join(map(str, expected))}), "
+                f"frames must be (B, 3, T, H, W) = (B, 3, {wanted}, {self.size}, {self.size}), "
                 f"got {tuple(frames.shape)}; other sizes need a model made with size= or "
                 "num_frames="
             )
@@ -206,11 +239,13 @@ class VideoDeit(nn.Module):
             raise ValueError(f"frames must be normalised floating point, got {frames.dtype}")
 
 
-def _require_multiple(name: str, value: int, divisor: int) -> None:
+def _require_multiple(option: str, value: int, *, divisor: int) -> None:
     if value <= 0 or value % divisor:
-        raise ValueError(f"{name} must be a positive multiple of {divisor}, got {value}")
+        raise ValueError(f"{option} must be a positive multiple of {divisor}, got {value}")
 
 
-def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+def _check_folds(folds: int, *, head_dim: int) -> None:
+    if not 2 <= folds <= head_dim:
+        raise ValueError(
+            f"channel_folds must be from 2 to the {head_dim} channels of a head, got {folds}"
+        )

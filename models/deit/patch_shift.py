@@ -6,48 +6,62 @@ Recognition", ECCV 2022, section 3.2 and appendix A.3.
 Dimensions: B batch, T frames, N tokens of a frame (1 class token, then patches), D width.
 """
 
-from collections.abc import Sequence
+from functools import partial
+from operator import index
+from typing import Final
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gopstream.models.pst.gather import RowMap, gather_rows
+from gopstream.models.layers.gather import RowMap, gather_rows, make_row_map
+from gopstream.models.layers.kept_tables import KeptTables
+
+MOST_BYTES_KEPT: Final = 2**26
+"""Of the maps of all patterns, grids and lengths together, on all devices."""
+
+_kept: Final = KeptTables(most_bytes=MOST_BYTES_KEPT)
 
 
-class PatchShift(nn.Module):
-    """Moves the patches of a clip along time, and back; class tokens stay.
+def shift_patches(tokens_BTND: Tensor, *, offsets: tuple[int, ...]) -> Tensor:
+    """Move the patches of clips along time; class tokens stay.
 
-    The indices are buffers that no state dict holds: the options of the model give them.
+    Args:
+        tokens_BTND: (B, T, N, D). The clip is a ring: its last frames come before its first.
+        offsets: Of each patch, row by row, in frames: the patch is taken from so many frames
+            earlier. N is one more, the class token being first.
+
+    Returns:
+        (B, T, N, D).
     """
+    return _move(tokens_BTND, offsets=offsets, back=False)
 
-    order: Tensor
-    inverse: Tensor
 
-    def __init__(self, offsets: Sequence[int], *, num_frames: int) -> None:
-        """Prepare the indices.
+def shift_patches_back(tokens_BTND: Tensor, *, offsets: tuple[int, ...]) -> Tensor:
+    """Undo `shift_patches`, to the bit."""
+    return _move(tokens_BTND, offsets=offsets, back=True)
 
-        Args:
-            offsets: Of each patch, row by row, in frames: the patch is taken from so many
-                frames earlier. N is one more, the class token being first.
-            num_frames: T. The clip is a ring: its last frames come before its first ones.
-        """
-        super().__init__()
-        token_offsets = torch.tensor([0, *offsets])
-        frames, tokens = torch.arange(num_frames).unsqueeze(1), torch.arange(1 + len(offsets))
-        sources = (frames - token_offsets) % num_frames * len(tokens) + tokens
-        targets = (frames + token_offsets) % num_frames * len(tokens) + tokens
-        self.register_buffer("order", sources.flatten(), persistent=False)
-        self.register_buffer("inverse", targets.flatten(), persistent=False)
 
-    def forward(self, tokens_BTND: Tensor) -> Tensor:
-        """Shift (B, T, N, D)."""
-        shifted = gather_rows(tokens_BTND.flatten(1, 2), self._map())
-        return shifted.view(tokens_BTND.shape)
+def _move(tokens: Tensor, *, offsets: tuple[int, ...], back: bool) -> Tensor:
+    # A tracer that has met other lengths has a symbol here: the map needs a number.
+    row_map = patch_map(offsets, index(tokens.shape[1]), device=tokens.device)
+    moved = gather_rows(tokens.flatten(1, 2), row_map.reversed() if back else row_map)
+    return moved.view(tokens.shape)
 
-    def back(self, tokens_BTND: Tensor) -> Tensor:
-        """Undo `forward`, to the bit."""
-        restored = gather_rows(tokens_BTND.flatten(1, 2), self._map().reversed())
-        return restored.view(tokens_BTND.shape)
 
-    def _map(self) -> RowMap:
-        return RowMap(self.order, None, self.inverse, None)
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch has no types
+def patch_map(offsets: tuple[int, ...], num_frames: int, *, device: torch.device) -> RowMap:
+    """Return which token of (T N) each of them is taken from, made once for each length."""
+    row_map: RowMap = _kept.get(
+        (offsets, num_frames, device),
+        make=partial(_make_map, offsets, num_frames=num_frames, device=device),
+    )
+    return row_map
+
+
+def _make_map(offsets: tuple[int, ...], *, num_frames: int, device: torch.device) -> RowMap:
+    token_offsets = np.array([0, *offsets])
+    tokens = np.arange(len(token_offsets))
+    frames = (np.arange(num_frames)[:, None] - token_offsets) % num_frames
+    source = (frames * len(tokens) + tokens).ravel()
+    return make_row_map(source, num_rows=len(source), device=device)

@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from gopstream.models.weights.source_layout import SourceLayout
+from gopstream.models.weights.source_layout import (
+    IMAGE_HEAD,
+    NO_IMAGE_HEAD,
+    SourceLayout,
+)
 
 _BLOCK = r"blocks\.(\d+)\."
 _LEAF = r"(weight|bias)"
@@ -55,8 +59,9 @@ LAYOUTS = (
             (rf"{_BLOCK}mlp\.fc1\.{_LEAF}", r"blocks.\1.mlp.0.\2"),
             (rf"{_BLOCK}mlp\.fc2\.{_LEAF}", r"blocks.\1.mlp.2.\2"),
             (rf"norm\.{_LEAF}", r"norm.\1"),
-            (rf"head\.{_LEAF}", r"head.\1"),
         ),
+        ignored=(IMAGE_HEAD,),
+        left_random=(NO_IMAGE_HEAD,),
         adapt=adapt_positions,
     ),
 )

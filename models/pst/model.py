@@ -12,17 +12,23 @@ Dimensions: B batch, F frames, T token frames, H, W a token grid, C width.
 """
 
 from collections.abc import Sequence
-from typing import Final, get_args
+from typing import Final
 
 from einops import rearrange
 from torch import Tensor, nn
 
+from gopstream.models.layers.channel_shift import ChannelBoundary
 from gopstream.models.layers.drop_path import drop_path_rates
-from gopstream.models.pst.attention_tables import WindowPlan
-from gopstream.models.pst.block import NORM_EPSILON, PatchEmbedding
-from gopstream.models.pst.patch_shift import ChannelBoundary
-from gopstream.models.pst.patterns import OffsetSign, Pattern, freeze_pattern
-from gopstream.models.pst.relative_position import PositionRule, PositionTable
+from gopstream.models.layers.patterns import OffsetSign, Pattern
+from gopstream.models.layers.sizes import require_hidden_width, require_positive
+from gopstream.models.pst.patches import NORM_EPSILON, PatchEmbedding
+from gopstream.models.pst.relative_position import PositionRule
+from gopstream.models.pst.shift_options import (
+    ShiftOptions,
+    check_shifts,
+    check_table,
+    plan_all_windows,
+)
 from gopstream.models.pst.stage import BlockKind, Stage
 from gopstream.models.pst.window_attention import ChannelShift, WindowAttention
 
@@ -98,50 +104,66 @@ class PatchShiftTransformer(nn.Module):
             checkpointing: Compute blocks again in the backward pass to save memory.
 
         Raises:
-            ValueError: If an option has none of its values, or they do not go together.
+            ValueError: If an option has none of its values, they do not go together, or one
+                that was changed has no effect in any block.
         """
         super().__init__()
-        num_stages = len(depths)
-        shift_stages = range(num_stages) if shift_stages is None else shift_stages
-        token_frames = -(-num_frames // patch_size[0])
-        if table_frames is None:
-            table_frames = max(PAPER_TOKEN_FRAMES, token_frames)
-        _check_choices(block_kinds, offset_sign, rpe, channel_boundary)
-        _check_widths(depths, num_heads, embed_dim, shift_stages)
-        narrowest = min(embed_dim * 2**stage // heads for stage, heads in enumerate(num_heads))
-        _check_heads(block_kinds, narrowest, channel_folds)
-        windows = WindowPlan(
-            window=(temporal_window, window_size, window_size),
-            rolled=False,
-            pattern=freeze_pattern(pattern),
-            sign=offset_sign,
-            shift_back=shift_back,
-            phase=None,
-            positions=PositionTable(table_frames, (window_size,) * 2, rpe, shift_positions),
+        require_positive(
+            {
+                "num_classes": num_classes,
+                "num_frames": num_frames,
+                "patch_size": patch_size,
+            }
         )
-        _check_time(windows, token_frames, moves_patches="tps" in block_kinds)
+        widths = _stage_widths(embed_dim, depths=depths, num_heads=num_heads)
+        require_hidden_width(mlp_ratio, width=embed_dim)
+        shifts = ShiftOptions(
+            block_kinds,
+            shift_stages,
+            pattern,
+            offset_sign,
+            shift_back,
+            shift_positions,
+            channel_folds,
+            channel_boundary,
+        )
+        check_shifts(
+            shifts,
+            constructor=PatchShiftTransformer,
+            num_stages=len(depths),
+            head_dim=min(width // heads for width, heads in zip(widths, num_heads, strict=True)),
+        )
+        token_frames = -(-num_frames // patch_size[0])
+        windows = plan_all_windows(
+            shifts,
+            window=(temporal_window, window_size),
+            rpe=rpe,
+            table_frames=max(PAPER_TOKEN_FRAMES, token_frames)
+            if table_frames is None
+            else table_frames,
+        )
+        check_table(windows, token_frames=token_frames, kinds=shifts.kinds_in_use)
         rates = drop_path_rates(drop_path_rate, sum(depths))
         self.num_frames = num_frames
         self.patch_embedding = PatchEmbedding(embed_dim, patch_size=patch_size, norm=patch_norm)
         self.stages = nn.ModuleList(
             Stage(
-                embed_dim * 2**stage,
+                width,
                 num_heads=num_heads[stage],
-                kinds=block_kinds if stage in shift_stages else ("plain", "plain"),
+                kinds=shifts.kinds_of(stage),
                 windows=windows,
                 channel_shift=ChannelShift(channel_folds, channel_boundary),
                 mlp_ratio=mlp_ratio,
                 qkv_bias=qkv_bias,
                 drop_path_rates=rates[sum(depths[:stage]) : sum(depths[: stage + 1])],
-                merges=stage < num_stages - 1,
+                merges=stage < len(depths) - 1,
                 checkpointing=checkpointing,
             )
-            for stage in range(num_stages)
+            for stage, width in enumerate(widths)
         )
-        width = embed_dim * 2 ** (num_stages - 1)
-        self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.norm = nn.LayerNorm(widths[-1], eps=NORM_EPSILON)
         self.head_dropout = nn.Dropout(head_dropout)
-        self.head = nn.Linear(width, num_classes)
+        self.head = nn.Linear(widths[-1], num_classes)
         self.initialise()
 
     def initialise(self) -> None:
@@ -175,9 +197,16 @@ class PatchShiftTransformer(nn.Module):
 
         C is `embed_dim` times 2 for each stage but the first; H' and W' count patches merged
         as often.
+
+        Raises:
+            ValueError: As `forward` does.
         """
         if frames.ndim != 5 or frames.shape[1] != 3:
             raise ValueError(f"frames must be (B, 3, F, H, W), got {tuple(frames.shape)}")
+        if 0 in frames.shape[2:]:
+            raise ValueError(
+                f"frames must have at least one frame, row and column, got {tuple(frames.shape)}"
+            )
         if not frames.is_floating_point():
             raise ValueError(f"frames must be normalised floating point, got {frames.dtype}")
         tokens = self.patch_embedding(frames)
@@ -192,67 +221,19 @@ class PatchShiftTransformer(nn.Module):
         return logits
 
 
-def _check_choices(block_kinds: Sequence[str], sign: str, rpe: str, boundary: str) -> None:
-    if len(block_kinds) != 2:
-        raise ValueError(
-            f"block_kinds must be two, of even and of odd blocks, got {tuple(block_kinds)}"
-        )
-    for option, value, choices in (
-        ("block_kinds", block_kinds[0], BlockKind),
-        ("block_kinds", block_kinds[1], BlockKind),
-        ("offset_sign", sign, OffsetSign),
-        ("rpe", rpe, PositionRule),
-        ("channel_boundary", boundary, ChannelBoundary),
-    ):
-        if value not in get_args(choices):
-            raise ValueError(
-                f"{option} must be one of {', '.join(get_args(choices))}, got {value!r}"
-            )
-
-
-def _check_widths(
-    depths: Sequence[int], num_heads: Sequence[int], embed_dim: int, shift_stages: Sequence[int]
-) -> None:
+def _stage_widths(embed_dim: int, *, depths: Sequence[int], num_heads: Sequence[int]) -> list[int]:
+    """Return C of each stage; refuses stages that do not fit each other."""
     if not depths or len(depths) != len(num_heads):
         raise ValueError(
             f"depths and num_heads must have one number for each stage, "
             f"got {tuple(depths)} and {tuple(num_heads)}"
         )
-    for stage, heads in enumerate(num_heads):
-        if heads < 1 or embed_dim * 2**stage % heads:
+    require_positive({"embed_dim": embed_dim, "depths": depths, "num_heads": num_heads})
+    widths = [embed_dim * 2**stage for stage in range(len(depths))]
+    for stage, (width, heads) in enumerate(zip(widths, num_heads, strict=True)):
+        if width % heads:
             raise ValueError(
                 f"num_heads must divide the width of each stage, got {heads} heads for "
-                f"{embed_dim * 2**stage} channels in stage {stage}"
+                f"{width} channels in stage {stage}"
             )
-    if not set(shift_stages) <= set(range(len(depths))):
-        raise ValueError(
-            f"shift_stages must be stages from 0 to {len(depths) - 1}, got {tuple(shift_stages)}"
-        )
-
-
-def _check_heads(block_kinds: Sequence[str], head_dim: int, folds: int) -> None:
-    if folds < 2:
-        raise ValueError(f"channel_folds must be at least 2, got {folds}")
-    if "tcs" in block_kinds and head_dim < folds:
-        raise ValueError(
-            f"heads of {head_dim} channels have none to shift with channel_folds={folds}; "
-            "give fewer heads, or another block_kinds than tcs"
-        )
-
-
-def _check_time(windows: WindowPlan, token_frames: int, *, moves_patches: bool) -> None:
-    frames, positions = windows.window[0], windows.positions
-    if frames < 1:
-        raise ValueError(f"temporal_window must be at least 1, got {frames}")
-    if positions.rule == "official" and frames != 1:
-        raise ValueError(
-            f"rpe='official' exists for temporal_window=1 only, got {frames}; give rpe='paper'"
-        )
-    # Without patches that move, differences end with the window.
-    moved = positions.moved and moves_patches
-    needed = token_frames if positions.rule == "official" or moved else min(frames, token_frames)
-    if positions.frames < needed:
-        raise ValueError(
-            f"table_frames must be at least {needed}, as the clip's frames are {token_frames} "
-            f"token frames, got {positions.frames}"
-        )
+    return widths

@@ -9,10 +9,15 @@ import math
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from gopstream.models.weights.source_layout import SourceLayout
+from gopstream.models.pst.window_attention import WindowAttention
+from gopstream.models.weights.source_layout import (
+    IMAGE_HEAD,
+    NO_IMAGE_HEAD,
+    SourceLayout,
+)
 
 _LEAF: Final = r"(weight|bias)"
 
@@ -46,6 +51,21 @@ def adapt_image(key: str, source: Tensor, wanted: torch.Size) -> tuple[Tensor, s
         side = math.isqrt(source.shape[0])
         return _fit_table(source, wanted, side=side) if side**2 == source.shape[0] else None
     return None
+
+
+def caution_of_rule(model: nn.Module) -> str | None:
+    """Say so if a model counts positions otherwise than the one that the authors trained."""
+    rules = {
+        module.windows.positions.rule
+        for module in model.modules()
+        if isinstance(module, WindowAttention)
+    }
+    if rules <= {"official"}:
+        return None
+    return (
+        "the authors trained with rpe='official', this model has rpe='paper': the position tables "
+        "fit, but are read otherwise, so that features differ until it is trained further"
+    )
 
 
 def _fit_table(source: Tensor, wanted: torch.Size, *, side: int) -> tuple[Tensor, str] | None:
@@ -117,8 +137,6 @@ _POSITIONS: Final = (
     "which pairs have which positions follows from sizes",
 )
 _MASK: Final = (r".*\.attn_mask", "what is masked follows from sizes")
-_IMAGE_HEAD: Final = (r"head\..*", "its classes are those of images")
-_NO_HEAD: Final = (r"head\.(weight|bias)", "the classifier of an image model does not fit clips")
 _MERGING: Final = rf"downsample\.(norm|reduction)\.{_LEAF}"
 
 _VIDEO: Final = SourceLayout(
@@ -142,8 +160,8 @@ _MICROSOFT: Final = SourceLayout(
         *_blocks(r"layers\.(\d+)\.blocks", r"\1", mlp=_FC),
         (rf"layers\.(\d+)\.{_MERGING}", r"stages.\1.merging.\2.\3"),
     ),
-    ignored=(_POSITIONS, _MASK, _IMAGE_HEAD),
-    left_random=(_NO_HEAD,),
+    ignored=(_POSITIONS, _MASK, IMAGE_HEAD),
+    left_random=(NO_IMAGE_HEAD,),
     adapt=adapt_image,
 )
 
@@ -159,8 +177,8 @@ _TIMM: Final = SourceLayout(
             for stage in range(3)
         ),
     ),
-    ignored=(_POSITIONS, _MASK, _IMAGE_HEAD),
-    left_random=(_NO_HEAD,),
+    ignored=(_POSITIONS, _MASK, IMAGE_HEAD),
+    left_random=(NO_IMAGE_HEAD,),
     adapt=adapt_image,
 )
 
@@ -184,8 +202,8 @@ _TORCHVISION_2D: Final = SourceLayout(
             for stage in range(3)
         ),
     ),
-    ignored=(_POSITIONS, _IMAGE_HEAD),
-    left_random=(_NO_HEAD,),
+    ignored=(_POSITIONS, IMAGE_HEAD),
+    left_random=(NO_IMAGE_HEAD,),
     adapt=adapt_image,
 )
 
@@ -215,7 +233,9 @@ _TORCHVISION_3D: Final = SourceLayout(
 LAYOUTS: Final = (
     # PST has a second set of indices. A file without any is named after PST: the weights of
     # both have the same names.
-    _VIDEO._replace(marks=(r"backbone\..*\.attn\.relative_position_index_old",)),
+    _VIDEO._replace(
+        marks=(r"backbone\..*\.attn\.relative_position_index_old",), caution=caution_of_rule
+    ),
     _VIDEO._replace(
         name="authors of Video Swin", marks=(r"backbone\..*\.attn\.relative_position_index",)
     ),

@@ -1,10 +1,14 @@
 """Sparse attention: a quarter of the patches of each window attend, over all their frames.
 
-The baseline "Sparse" of Xiang et al., ECCV 2022, Table 2(e), of which the paper says only that
-it takes half of the patches in space. Half along each axis is what gives its 72 GFLOPs: every
-second row and column of a window, from (0, 1) in even blocks and from (1, 0) in odd ones, 12 of
-49 cells each. The other tokens pass through the block's attention with nothing added but the
-projection's bias.
+The baseline "Sparse" of Xiang et al., ECCV 2022, Table 2(e), was not published: the paper says
+only that it takes half of the patches in space and all frames. Read as half along each axis,
+with queries, keys and values of all tokens, it has the 72 GFLOPs of the table; half of the
+patches would have 79.
+
+Which half is a choice made here: every second row and column of a window, from (0, 1) in even
+blocks and from (1, 0) in odd ones, 12 of the 49 cells of a full window each. The rows and columns
+of odd blocks are those of the displaced window. To the other tokens attention adds the bias of
+its projection and nothing else; they pass through the MLP as all do.
 """
 
 from typing import Final

@@ -2,11 +2,13 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from gopstream.models.layers.pre_norm_block import PreNormBlock
 from gopstream.models.pst.attention_tables import WindowPlan
-from gopstream.models.pst.block import PatchMerging, ShiftBlock
+from gopstream.models.pst.patches import NORM_EPSILON, PatchMerging
 from gopstream.models.pst.sparse import PHASES
 from gopstream.models.pst.window_attention import ChannelShift, WindowAttention
 
@@ -72,7 +74,13 @@ class Stage(nn.Module):
                 qkv_bias=qkv_bias,
             )
             self.blocks.append(
-                ShiftBlock(dim, attention=attention, mlp_ratio=mlp_ratio, drop_path_rate=rate)
+                PreNormBlock(
+                    attention,
+                    width=dim,
+                    mlp_ratio=mlp_ratio,
+                    norm_epsilon=NORM_EPSILON,
+                    drop_path_rate=rate,
+                )
             )
         self.merging = PatchMerging(dim) if merges else None
 
@@ -80,7 +88,7 @@ class Stage(nn.Module):
         """Map (B, T, H, W, C) to itself, or to (B, T, H / 2, W / 2, 2 C) if it merges."""
         tokens = tokens_BTHWC
         for block in self.blocks:
-            if self.checkpointing and self.training:
+            if self.checkpointing and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, use_reentrant=False)
             else:
                 tokens = block(tokens)

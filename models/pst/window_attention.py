@@ -5,9 +5,10 @@ section 3; Liu et al., "Video Swin Transformer", CVPR 2022. Padding, roll, parti
 shift are one copy before the attention, and one after it takes them back.
 
 Dimensions: B batch, T frames, H, W token grid, C width; K windows in time, S in space, N tokens
-of a window that attend, P = K * S * N.
+of a window that attend; L biases among the windows.
 """
 
+from functools import partial
 from operator import index
 from typing import Final, NamedTuple
 
@@ -16,11 +17,15 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gopstream.models.layers.channel_shift import ChannelBoundary, shift_channels
+from gopstream.models.layers.gather import gather_rows, widen_to_clips
 from gopstream.models.pst.attention_tables import AttentionTables, WindowPlan, attention_tables
-from gopstream.models.pst.gather import gather_rows
-from gopstream.models.pst.patch_shift import ChannelBoundary, shift_channels
+from gopstream.models.pst.windows import MASKED
 
 _ROW_ALIGNMENT: Final = 16
+
+_LARGEST_SPREAD: Final = 2**21
+"""Numbers of one clip's biases up to which each window is given a copy of its own."""
 
 
 class ChannelShift(NamedTuple):
@@ -65,10 +70,11 @@ class WindowAttention(nn.Module):
         Raises:
             ValueError: If the clip has more frames than the table of positions.
         """
+        batch = tokens_BTHWC.shape[0]
         # A tracer that has met other sizes has symbols here: the tables need numbers.
         frames, height, width = map(index, tokens_BTHWC.shape[1:4])
         tables: AttentionTables = attention_tables(
-            self.windows, (frames, height, width), tokens_BTHWC.device
+            self.windows, (frames, height, width), device=tokens_BTHWC.device
         )
         if self.channel_shift is not None:
             tokens_BTHWC = shift_channels(
@@ -77,53 +83,66 @@ class WindowAttention(nn.Module):
                 folds=self.channel_shift.folds,
                 boundary=self.channel_shift.boundary,
             )
-        rows = rearrange(tokens_BTHWC, "b t h w c -> b (t h w) c")
-        qkv = self.qkv(gather_rows(rows, tables.into_windows))
+        num_windows = len(tables.bias_of_window)
+        widen = partial(
+            widen_to_clips, batch=batch, group=len(tables.into_windows.source) // num_windows
+        )
+        # Windows first, then clips: those that share a bias are one slice, of all clips.
+        into = widen(tables.into_windows)
+        out = into if tables.unmoved_windows is None else widen(tables.unmoved_windows)
+        rows = gather_rows(rearrange(tokens_BTHWC, "b t h w c -> 1 (b t h w) c"), into)
+        qkv = rearrange(self.qkv(rows), "1 (w n) c -> w n c", w=num_windows * batch)
         if tables.kept is None:
-            attended = self._attend(qkv, tables)
+            attended = self._attend(qkv, tables=tables, batch=batch)
         else:
-            attended = self._attend(gather_rows(qkv, tables.kept), tables)
+            attended = self._attend(gather_rows(qkv, tables.kept), tables=tables, batch=batch)
             attended = gather_rows(attended, tables.kept.reversed())
+        rows = rearrange(attended, "w n c -> 1 (w n) c")
         # The projection treats every row alike, so it may follow the way back, without padding.
-        added: Tensor = self.projection(gather_rows(attended, tables.out_of_windows))
-        return rearrange(added, "b (t h w) c -> b t h w c", t=frames, h=height, w=width)
+        added: Tensor = self.projection(gather_rows(rows, out.reversed()))
+        return added.view(tokens_BTHWC.shape)
 
     def position_bias(self, tables: AttentionTables) -> Tensor:
-        """Return what is added to the logits, (K or 1, S or 1, heads, N, N)."""
-        rows = tables.position_rows
+        """Return what is added to the logits, (L, heads, N, N)."""
+        rows, mask = tables.position_rows, tables.mask
         values = self.position_table.index_select(0, rows.flatten())
         values = values.view(*rows.shape, self.num_heads)
-        bias = rearrange(values, "k n m heads -> k 1 heads n m").contiguous()
-        return bias if tables.mask is None else bias + tables.mask[:, :, None]
+        bias = rearrange(values, "k n m heads -> k heads n m").contiguous()
+        if mask is None:
+            return bias
+        apart = mask.apart.index_select(0, mask.kinds).unsqueeze(1)
+        return bias.index_select(0, mask.positions).add_(MASKED * apart)
 
-    def _attend(self, qkv: Tensor, tables: AttentionTables) -> Tensor:
-        """Map (B, P, 3 C) to (B, P, C)."""
-        batch, num_places, _ = qkv.shape
-        window = tables.position_rows.shape[-1]
+    def _attend(self, qkv: Tensor, *, tables: AttentionTables, batch: int) -> Tensor:
+        """Map (K S B, N, 3 C) to (K S B, N, C)."""
+        bias = self.position_bias(tables).to(qkv.dtype)
+        if bias.is_cuda:
+            # The kernels want rows that begin at multiples of 16; else they copy everything.
+            bias = functional.pad(bias, (0, -bias.shape[-1] % _ROW_ALIGNMENT))
+        counts = tables.windows_per_bias
+        if len(counts) > 1 and sum(counts) * bias[0].numel() <= _LARGEST_SPREAD:
+            spread = bias.index_select(0, _repeat_each(tables.bias_of_window, times=batch))
+            return self._attend_windows(qkv, bias=spread)
+        parts = [
+            self._attend_windows(part, bias=shared)
+            for part, shared in zip(
+                torch.split(qkv, [count * batch for count in counts]),
+                torch.split(bias, 1),
+                strict=True,
+            )
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _attend_windows(self, qkv: Tensor, *, bias: Tensor) -> Tensor:
+        """Map (windows, N, 3 C) to (windows, N, C); the bias may have columns to spare."""
         query, key, value = rearrange(
-            qkv,
-            "b (w n) (three heads d) -> three (b w) heads n d",
-            n=window,
-            three=3,
-            heads=self.num_heads,
+            qkv, "w n (three heads d) -> three w heads n d", three=3, heads=self.num_heads
         )
-        bias = self.position_bias(tables).to(query.dtype)
-        bias = _spread(bias, batch=batch, num_windows=num_places // window)
-        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return rearrange(attended, "(b w) heads n d -> b (w n) (heads d)", b=batch)
+        attended = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=bias[..., : qkv.shape[1]]
+        )
+        return rearrange(attended, "w heads n d -> w n (heads d)")
 
 
-def _spread(bias: Tensor, *, batch: int, num_windows: int) -> Tensor:
-    """Give each window its bias: (K or 1, S or 1, heads, N, N) to (B K S or 1, heads, N, N).
-
-    A bias that all windows share stays one. The fused kernels take no other broadcast.
-    """
-    in_time, in_space, heads, window, _ = bias.shape
-    if in_time == in_space == 1:
-        return bias[0]
-    if bias.is_cuda:
-        # The kernels want rows that begin at multiples of 16; else they copy everything again.
-        bias = functional.pad(bias, (0, -window % _ROW_ALIGNMENT))
-    in_time = in_time if in_space == 1 else num_windows // in_space
-    bias = bias.expand(batch, in_time, num_windows // in_time, heads, window, bias.shape[-1])
-    return bias.reshape(batch * num_windows, heads, window, bias.shape[-1])[..., :window]
+def _repeat_each(values: Tensor, *, times: int) -> Tensor:
+    return values.unsqueeze(1).expand(-1, times).flatten()

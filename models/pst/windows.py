@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gopstream.models.pst.patterns import OffsetSign, Pattern, cell_offsets
+from gopstream.models.layers.patterns import OffsetSign, Pattern, cell_offsets
 
 Triple = tuple[int, int, int]
 
@@ -94,30 +94,34 @@ def _rolled(grid: WindowGrid, axis: int) -> npt.NDArray[np.int64]:
     return places.reshape(count, window)
 
 
-def window_mask(grid: WindowGrid) -> npt.NDArray[np.float32] | None:
-    """Return what keeps rolled tokens apart, (K or 1, S, N, N) of 0 and `MASKED`, or None.
+class WindowMask(NamedTuple):
+    """Which pairs of a window's tokens the roll brought together; few windows differ in it."""
+
+    apart: npt.NDArray[np.bool_]
+    """(M, N, N), the pairs that must not see each other, of each of at most 8 kinds."""
+    kinds: npt.NDArray[np.int64]
+    """(K, S), the kind of each window."""
+
+
+def window_mask(grid: WindowGrid) -> WindowMask | None:
+    """Return what keeps rolled tokens apart; None where no axis is rolled.
 
     The roll brings the two ends of an axis into its last window: they do not see each other.
     """
     if not any(grid.shift):
         return None
-    sides = [
-        (window_index == count - 1)[:, None] & (np.arange(window) >= window - shift)
-        if shift
-        else np.zeros((count, window), np.bool_)
-        for window_index, count, window, shift in zip(
-            map(np.arange, grid.counts), grid.counts, grid.window, grid.shift, strict=True
-        )
+    last = [
+        np.arange(count) == count - 1 if shift else np.zeros(count, np.bool_)
+        for count, shift in zip(grid.counts, grid.shift, strict=True)
     ]
-    if not grid.shift[0]:
-        sides[0] = sides[0][:1]
-    time, row, column = sides
-    region = (
-        4 * time[:, :, None, None, None, None]
-        + 2 * row[None, None, :, :, None, None]
-        + column[None, None, None, None, :, :]
+    kind = 4 * last[0][:, None, None] + 2 * last[1][:, None] + last[2]
+    found, kinds = np.unique(kind, return_inverse=True)
+    # An axis that is not rolled has no place past the seam.
+    time, row, column = (
+        np.arange(window) >= window - shift
+        for window, shift in zip(grid.window, grid.shift, strict=True)
     )
-    region = region.transpose(0, 2, 4, 1, 3, 5)
-    region = region.reshape(len(time), -1, grid.tokens_per_window)
-    apart = region[..., :, None] != region[..., None, :]
-    return np.where(apart, np.float32(MASKED), np.float32(0))
+    sides = 4 * time[:, None, None] + 2 * row[:, None] + column
+    region = sides.ravel() & found[:, None]
+    apart = region[:, :, None] != region[:, None, :]
+    return WindowMask(apart, kinds.reshape(grid.counts[0], -1))

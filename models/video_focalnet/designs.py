@@ -5,7 +5,9 @@ blocks are those of Yang et al., "Focal Modulation Networks", NeurIPS 2022.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, get_args
+
+from gopstream.models.layers.choices import require_choice
 
 Design = Literal["spatial", "factorized_convolution", "factorized_encoder", "divided", "parallel"]
 """Paper, figure 4, (a) to (e)."""
@@ -50,11 +52,13 @@ STAGE_BLOCKS: Final[dict[Design, BlockKind]] = {
 }
 """The blocks of the stages."""
 
+TEMPORAL_DEPTH: Final = 4
+"""Blocks of the temporal encoder where none are given."""
+
 
 class BlockOptions(NamedTuple):
     """What all blocks have in common; `VideoFocalNet` says what each means."""
 
-    design: Design
     temporal_convolution: TemporalConvolution
     fusion: Fusion
     normalize_modulator: bool
@@ -67,39 +71,56 @@ class BlockOptions(NamedTuple):
     checkpointing: bool
 
 
-def require_choice(option: str, value: object, *, choices: Any) -> None:  # noqa: ANN401
-    """Refuse a value that is none of a Literal's.
-
-    Raises:
-        ValueError: Naming the option, the value and the choices.
-    """
-    if value not in get_args(choices):
-        listed = ", ".join(map(repr, get_args(choices)))
-        raise ValueError(f"{option} must be one of {listed}, got {value!r}")
-
-
 def check_choices(
-    options: BlockOptions, *, patches: Patches, temporal_start: TemporalStart
+    design: Design, *, options: BlockOptions, patches: Patches, temporal_start: TemporalStart
 ) -> None:
-    """Refuse values that are no choice, and a start that the design cannot have.
+    """Refuse values that are no choice.
 
     Raises:
         ValueError: Naming the option.
     """
-    require_choice("design", options.design, choices=Design)
-    require_choice(
-        "temporal_convolution", options.temporal_convolution, choices=TemporalConvolution
-    )
-    require_choice("temporal_start", temporal_start, choices=TemporalStart)
-    require_choice("fusion", options.fusion, choices=Fusion)
-    require_choice("patches", patches, choices=Patches)
-    require_choice("norm_position", options.norm_position, choices=NormPosition)
-    require_choice("drop_path_rows", options.drop_path_rows, choices=DropPathRows)
-    multiplied = options.design == "parallel" and options.fusion == "multiply"
+    for option, value, choices in (
+        ("design", design, Design),
+        ("temporal_convolution", options.temporal_convolution, TemporalConvolution),
+        ("temporal_start", temporal_start, TemporalStart),
+        ("fusion", options.fusion, Fusion),
+        ("patches", patches, Patches),
+        ("norm_position", options.norm_position, NormPosition),
+        ("drop_path_rows", options.drop_path_rows, DropPathRows),
+    ):
+        require_choice(option, value, choices=get_args(choices))
+
+
+def check_used(
+    design: Design, *, options: BlockOptions, temporal_start: TemporalStart, temporal_depth: int
+) -> None:
+    """Refuse what was chosen and would change nothing, or that the design cannot have.
+
+    Raises:
+        ValueError: Naming the option and the designs that it is for.
+    """
+    if temporal_depth < 1:
+        raise ValueError(f"temporal_depth must be at least 1, got {temporal_depth}")
+    if temporal_depth != TEMPORAL_DEPTH and design != "factorized_encoder":
+        raise ValueError(
+            f"temporal_depth is for design 'factorized_encoder' alone: {design!r} has no temporal "
+            f"encoder; got {temporal_depth}"
+        )
+    if options.fusion != "multiply" and design != "parallel":
+        raise ValueError(
+            f"fusion is for design 'parallel' alone: {design!r} never has two modulators to fuse; "
+            f"got {options.fusion!r}"
+        )
+    if options.temporal_convolution != "dense" and design == "spatial":
+        raise ValueError(
+            "temporal_convolution is for designs other than 'spatial', which has no convolution "
+            f"along time; got {options.temporal_convolution!r}"
+        )
+    multiplied = design == "parallel" and options.fusion == "multiply"
     if temporal_start == "identity" and not multiplied:
         raise ValueError(
             "temporal_start 'identity' needs design 'parallel' and fusion 'multiply', "
-            f"got {options.design!r} and {options.fusion!r}"
+            f"got {design!r} and {options.fusion!r}"
         )
 
 

@@ -19,6 +19,7 @@ from gopstream.models.layers.drop_path import drop_path_rates
 from gopstream.models.video_focalnet.block import BlockModulators, FocalBlock, FocalStage
 from gopstream.models.video_focalnet.designs import (
     STAGE_BLOCKS,
+    TEMPORAL_DEPTH,
     BlockOptions,
     Design,
     DropPathRows,
@@ -29,6 +30,7 @@ from gopstream.models.video_focalnet.designs import (
     TemporalStart,
     check_choices,
     check_frames,
+    check_used,
     focal_kernels,
 )
 from gopstream.models.video_focalnet.focal_modulation import (
@@ -62,7 +64,7 @@ class VideoFocalNet(nn.Module):
         focal_levels: tuple[int, ...] = (2, 2, 2, 2),
         focal_windows: tuple[int, ...] = (3, 3, 3, 3),
         design: Design = "parallel",
-        temporal_depth: int = 4,
+        temporal_depth: int = TEMPORAL_DEPTH,
         temporal_convolution: TemporalConvolution = "dense",
         temporal_start: TemporalStart = "random",
         fusion: Fusion = "multiply",
@@ -95,8 +97,8 @@ class VideoFocalNet(nn.Module):
                 "factorized_encoder", the stages of "spatial", then `temporal_depth` blocks on
                 one token per frame; "divided", where a block modulates in time, then in space;
                 "parallel", the proposed one. The paper leaves details of (b) to (d) open.
-            temporal_depth: Blocks of the temporal encoder of "factorized_encoder", unused
-                elsewhere. The paper gives no number; 4 is that of ViViT, which it follows.
+            temporal_depth: Blocks of the temporal encoder of "factorized_encoder". The paper
+                gives no number; 4 is that of ViViT, which it follows.
             temporal_convolution: "dense", which alone has the paper's compute, "pointwise",
                 or "depthwise".
             temporal_start: "random", or "identity": fresh temporal modulators are 1. Only with
@@ -119,11 +121,11 @@ class VideoFocalNet(nn.Module):
                 their activations.
 
         Raises:
-            ValueError: If an option is none of its choices or does not go with another.
+            ValueError: If an option is none of its choices, does not go with another, or is
+                chosen where the design has no use for it.
         """
         super().__init__()
         options = BlockOptions(
-            design=design,
             temporal_convolution=temporal_convolution,
             fusion=fusion,
             normalize_modulator=normalize_modulator,
@@ -135,10 +137,14 @@ class VideoFocalNet(nn.Module):
             drop_path_rows=drop_path_rows,
             checkpointing=checkpointing,
         )
-        check_choices(options, patches=patches, temporal_start=temporal_start)
+        check_choices(design, options=options, patches=patches, temporal_start=temporal_start)
+        check_used(
+            design,
+            options=options,
+            temporal_start=temporal_start,
+            temporal_depth=temporal_depth,
+        )
         check_frames(num_frames, tubelet_size=tubelet_size, patches=patches)
-        if temporal_depth < 1:
-            raise ValueError(f"temporal_depth must be at least 1, got {temporal_depth}")
         kernels = focal_kernels(depths, levels=focal_levels, windows=focal_windows)
         self.num_frames, self.tubelet_size = num_frames, tubelet_size
         self.smallest_side = 2 ** (len(depths) + 1) if patches == "separate" else 3

@@ -11,7 +11,11 @@ import torch
 from einops import repeat
 from torch import Tensor
 
-from gopstream.models.weights.source_layout import SourceLayout
+from gopstream.models.weights.source_layout import (
+    IMAGE_HEAD,
+    NO_IMAGE_HEAD,
+    SourceLayout,
+)
 
 _BLOCK: Final = r"layers\.(\d+)\.blocks\.(\d+)"
 _OUR_BLOCK: Final = r"stages.\1.blocks.\2"
@@ -38,8 +42,9 @@ _SPATIAL_PATH: Final = (
     (rf"{_BLOCK}\.mlp\.fc1\.(weight|bias)", rf"{_OUR_BLOCK}.mlp.branch.0.\3"),
     (rf"{_BLOCK}\.mlp\.fc2\.(weight|bias)", rf"{_OUR_BLOCK}.mlp.branch.3.\3"),
     (r"norm\.(weight|bias)", r"norm.\1"),
-    (r"head\.(weight|bias)", r"head.\1"),
 )
+
+_HEAD: Final = ((r"head\.(weight|bias)", r"head.\1"),)
 
 _TEMPORAL_PATH: Final = (
     (rf"{_BLOCK}\.modulation\.f_temporal\.(weight|bias)", rf"{_TIME}.projection.\3"),
@@ -79,14 +84,16 @@ LAYOUTS: Final = (
     SourceLayout(
         name="authors of Video-FocalNet",
         marks=(r"patch_embed\.proj\.weight", rf"{_BLOCK}\.modulation\.f_temporal\.weight"),
-        renames=_SPATIAL_PATH + _TEMPORAL_PATH,
+        renames=_SPATIAL_PATH + _TEMPORAL_PATH + _HEAD,
         adapt=inflate_tubelets,
     ),
     SourceLayout(
         name="FocalNet (ImageNet)",
         marks=(r"patch_embed\.proj\.weight", rf"{_BLOCK}\.modulation\.f\.weight"),
         renames=_SPATIAL_PATH,
+        ignored=(IMAGE_HEAD,),
         left_random=(
+            NO_IMAGE_HEAD,
             (r"stages\.\d+\.blocks\.\d+\.modulation\.branch\.time\..*", _NOT_OF_IMAGES),
             (r"stages\.\d+\.blocks\.\d+\.modulation\.branch\.space\.later_.*", _NOT_OF_IMAGES),
             (r"stages\.\d+\.blocks\.\d+\.modulation\.branch\.fusion_.*", _NOT_OF_IMAGES),

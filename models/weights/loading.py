@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gopstream.models.weights.checkpoint_files import read_checkpoint
-from gopstream.models.weights.source_layout import SourceLayout, recognise_layout
+from gopstream.models.weights.source_layout import SourceLayout, Split, recognise_layout
 
 OWN_LAYOUT: Final = SourceLayout(name="gopstream", marks=(), renames=((r"(.*)", r"\1"),))
 """A state dict of the same model, made here; only the number of classes may differ."""
@@ -35,9 +35,11 @@ class LoadReport:
     """Our key -> why it keeps the values that it had."""
     unused: dict[str, str] = field(default_factory=dict)
     """Source key -> why it was not needed."""
+    cautions: list[str] = field(default_factory=list)
+    """What the model does with the weights that the one they were trained in does not."""
 
     def summary(self) -> str:
-        """Return a text for people: a line of counts, then a line for each reason."""
+        """Return a text for people: a line of counts, then one for each reason and caution."""
         lines = [
             f"weights of {self.layout}: {len(self.loaded)} loaded ({len(self.inflated)} inflated, "
             f"{len(self.resized)} resized), {len(self.left_random)} left random; "
@@ -54,6 +56,7 @@ class LoadReport:
                 keys = [key for key, reason in reasons.items() if reason == why]
                 more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
                 lines.append(f"  {title}: {keys[0]}{more}: {why}")
+        lines += [f"  caution: {words}" for words in self.cautions]
         return "\n".join(lines)
 
 
@@ -113,6 +116,9 @@ def load_weights(
     with torch.no_grad():
         for key, tensor in match.tensors.items():
             wanted[key].copy_(tensor)
+    words = None if layout.caution is None else layout.caution(model)
+    if words is not None:
+        match.report.cautions.append(words)
     return match.report
 
 
@@ -136,7 +142,7 @@ def match_layout(
             fit, or `strict` is not met; the message lists the keys.
     """
     report = LoadReport(layout.name)
-    sources, uncovered = _rename(layout, source, report=report)
+    sources, uncovered = _rename(layout, source, wanted=wanted, report=report)
     tensors: dict[str, Tensor] = {}
     faults: list[str] = []
     for key, found in sources.items():
@@ -192,7 +198,11 @@ def _is_other_head(layout: SourceLayout, key: str, *, theirs: Tensor, ours: Tens
 
 
 def _rename(
-    layout: SourceLayout, source: Mapping[str, Tensor], *, report: LoadReport
+    layout: SourceLayout,
+    source: Mapping[str, Tensor],
+    *,
+    wanted: Mapping[str, Tensor],
+    report: LoadReport,
 ) -> tuple[dict[str, _Source], dict[str, str]]:
     """Return the sources by our keys, and why the source keys are uncovered that no rule has."""
     sources: dict[str, _Source] = {}
@@ -201,9 +211,17 @@ def _rename(
     for key, tensor in source.items():
         why = _answer(layout.ignored, key)
         part = _part_of_merge(layout, key)
-        ours = _our_key(layout, key)
+        split = next((each for each in layout.splits if re.fullmatch(each.source, key)), None)
+        ours = _our_key(layout.renames, key)
+        further = _our_key(layout.where_wanted, key)
+        if further is not None and further in wanted:
+            _add(sources, further, found=_Source(tensor, key))
         if why is not None:
-            report.unused[key] = why
+            if further is None or further not in wanted:
+                report.unused[key] = why
+        elif split is not None:
+            for target, found in _shares(split, key, tensor=tensor, wanted=wanted, report=report):
+                _add(sources, target, found=found)
         elif part is not None:
             parts.setdefault(part.target, {})[part.place] = key
             if len(parts[part.target]) == part.num_parts:
@@ -217,6 +235,31 @@ def _rename(
         for key in keys_by_place.values():
             uncovered[key] = f"{target} needs more parts than the weights have"
     return sources, uncovered
+
+
+def _shares(
+    split: Split,
+    key: str,
+    *,
+    tensor: Tensor,
+    wanted: Mapping[str, Tensor],
+    report: LoadReport,
+) -> list[tuple[str, _Source]]:
+    """Return which of our keys get which rows; those for nobody are reported as unused."""
+    match = re.fullmatch(split.source, key)
+    assert match is not None, (split.source, key)
+    count = len(split.shares)
+    if tensor.dim() == 0 or len(tensor) % count:
+        raise ValueError(f"{key} of the weights is {_size(tensor)}, not {count} equal parts")
+    found = []
+    for index, rows in enumerate(tensor.chunk(count)):
+        name = key if count == 1 else f"{key} (part {index + 1} of {count})"
+        targets = [match.expand(target) for target in split.shares[index]]
+        taken = [target for target in targets if target in wanted]
+        found += [(target, _Source(rows, name)) for target in taken]
+        if not taken:
+            report.unused[name] = split.otherwise
+    return found
 
 
 def _merge(parts: Mapping[str, Tensor]) -> _Source:
@@ -237,8 +280,8 @@ def _answer(rules: Sequence[tuple[str, str]], key: str) -> str | None:
     return next((answer for regex, answer in rules if re.fullmatch(regex, key)), None)
 
 
-def _our_key(layout: SourceLayout, key: str) -> str | None:
-    for regex, template in layout.renames:
+def _our_key(rules: Sequence[tuple[str, str]], key: str) -> str | None:
+    for regex, template in rules:
         match = re.fullmatch(regex, key)
         if match is not None:
             return match.expand(template)

@@ -63,6 +63,20 @@ def test_what_a_model_does_not_take_is_not_listed(described):
     assert "subclip frames" not in described("pst_tiny")[0]
 
 
+def test_clips_and_views_are_told_and_segments_have_no_stride(described):
+    text, facts = described("video_focalnet_tiny")
+    assert "segments" in text
+    assert "test clips" in text
+    assert "frame stride" not in text
+    contract = facts["contract"]
+    assert (contract["sampling"], contract["frame_stride"]) == ("segments", None)
+    assert (contract["test_clips"], contract["test_crops"]) == (4, 3)
+    text, facts = described("pst_tiny")
+    assert "dense" in text
+    assert "frame stride" in text
+    assert facts["contract"]["frame_stride"] == 2
+
+
 def test_the_list_has_every_model_on_a_line(capsys):
     assert main(["models"]) == 0
     text = capsys.readouterr().out

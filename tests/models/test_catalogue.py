@@ -68,12 +68,19 @@ def test_weights_come_back_from_a_file_and_replace_fresh_ones(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", kinds())
-def test_a_state_dict_holds_parameters_alone(name):
+def test_a_state_dict_holds_parameters_alone_and_what_batch_norms_count(name):
     model = make_shrunk(name)
-    assert list(model.state_dict()) == [key for key, _ in model.named_parameters()]
+    counted = {
+        f"{path}.{key}"
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+        for key, _ in module.named_buffers(recurse=False)
+    }
+    parameters = {key for key, _ in model.named_parameters()}
+    assert model.state_dict().keys() == parameters | counted
 
 
-@pytest.mark.parametrize("name", [name for name in kinds() if MODELS[name].family != "dvt"])
+@pytest.mark.parametrize("name", kinds())
 @torch.no_grad()
 def test_features_are_channels_first_and_make_the_logits(name):
     model, inputs = make_shrunk(name).eval(), make_inputs(name)
@@ -126,6 +133,31 @@ def test_contract_is_that_of_the_model(name):
     if "motion" in entry.contract.planes:
         assert model.subclip_frames == entry.contract.subclip_frames
         assert model.num_frames // model.num_queries == entry.contract.query_stride
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_only_dense_clips_have_a_stride(name):
+    contract = MODELS[name].contract
+    assert (contract.sampling == "dense") == (contract.frame_stride is not None)
+
+
+# Specs: the sampling of the authors' code, and the views of the tables that the figures are from.
+@pytest.mark.parametrize(
+    ("name", "sampling", "stride", "views"),
+    [
+        ("video_focalnet_b", "segments", None, (4, 3)),
+        ("pst_t", "dense", 2, (4, 3)),
+        ("pst_b_dagger", "dense", 2, (4, 3)),
+        ("swin2d_t", "segments", None, (1, 3)),
+        ("video_swin_b", "segments", None, (1, 3)),
+        ("deit_s_tps", "dense", 2, (4, 3)),
+        ("dvt_tiny", "dense", 2, (1, 1)),
+    ],
+)
+def test_clips_are_taken_as_in_the_authors_recipe(name, sampling, stride, views):
+    contract = MODELS[name].contract
+    assert (contract.sampling, contract.frame_stride) == (sampling, stride)
+    assert (contract.test_clips, contract.test_crops) == views
 
 
 def test_dvt_tiny_takes_48_pixels_and_16_frames():

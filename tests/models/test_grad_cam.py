@@ -72,6 +72,7 @@ def test_deit_is_the_equations_on_patches_before_the_last_attention():
         ("pst_t", (2, 3, 4, 4)),
         ("deit_s_2d", (2, 3, 4, 4)),
         ("deit_s_tsm", (2, 3, 4, 4)),
+        ("dvt_tiny", (2, 4, 4, 4)),
     ],
 )
 def test_the_map_has_the_grid_of_the_last_features(name, shape):
@@ -83,13 +84,30 @@ def test_the_map_has_the_grid_of_the_last_features(name, shape):
     assert cam.isfinite().all()
 
 
-def test_dvt_gives_a_map_from_frames_and_motion():
+@pytest.mark.parametrize("layer", [None, "blocks.1"])
+def test_dvt_gives_a_map_from_frames_and_motion(layer):
     model, frames = make_model("dvt_tiny"), make_frames(1, 3, 8, 32, 32)
-    still = grad_cam(model, frames, class_index=0, layer="blocks.1")
+    still = grad_cam(model, frames, class_index=0, layer=layer)
     assert still.shape == (1, 4, 4, 4)
     motion = 5 * make_frames(1, 4, 2, 4, 8, 8)
-    moving = grad_cam(model, frames, class_index=0, layer="blocks.1", inputs={"motion": motion})
+    moving = grad_cam(model, frames, class_index=0, layer=layer, inputs={"motion": motion})
     assert not torch.equal(moving, still)
+    nowhere = {"motion": motion, "valid": torch.zeros(1, 4, 4, 8, 8, dtype=torch.bool)}
+    torch.testing.assert_close(
+        grad_cam(model, frames, class_index=0, layer=layer, inputs=nowhere), still
+    )
+
+
+def test_the_map_of_dvt_is_the_equations_on_its_normalised_tokens():
+    model, frames = make_model("dvt_tiny"), make_frames(1, 3, 8, 32, 32)
+    kept = []
+    model.head_norm.register_forward_hook(lambda module, given, output: kept.append(output))
+    (gradient,) = torch.autograd.grad(model(frames)[0, 2], kept[0])
+    # The head averages over places: each has the same gradient, a row of its weights over 64.
+    torch.testing.assert_close(gradient[0, 0, 0, 0], model.head.weight[2] / 64)
+    expected = (kept[0].detach() @ model.head.weight[2] / 64).relu()
+    assert expected.max() > 0
+    torch.testing.assert_close(grad_cam(model, frames, class_index=2), expected)
 
 
 def test_nothing_is_left_on_the_model_and_frozen_weights_do():
@@ -104,18 +122,28 @@ def test_nothing_is_left_on_the_model_and_frozen_weights_do():
     torch.testing.assert_close(grad_cam(frozen, frames, class_index=0), expected)
 
 
-def test_features_are_made_of_frames_alone():
-    model, frames = make_model("pst_tiny"), make_frames(1, 3, 8, 32, 32)
-    with pytest.raises(ValueError, match="takes frames alone, got inputs motion"):
-        grad_cam(model, frames, class_index=0, layer="features", inputs={"motion": frames})
+@pytest.mark.parametrize(
+    ("name", "inputs", "message"),
+    [
+        ("pst_tiny", "motion", "PatchShiftTransformer takes no input 'motion'.* takes nothing"),
+        ("dvt_tiny", "flow", "takes no input 'flow'; beside frames it takes motion, valid"),
+        ("dvt_tiny", "frames", "takes no input 'frames'"),
+    ],
+)
+@pytest.mark.parametrize("layer", ["features", None])
+def test_inputs_that_a_model_does_not_take_are_refused(name, inputs, message, layer):
+    model, frames = make_model(name), make_frames(1, 3, 8, 32, 32)
+    with pytest.raises(ValueError, match=message):
+        grad_cam(model, frames, class_index=0, layer=layer, inputs={inputs: frames})
 
 
 def test_layers_that_will_not_do_are_refused_by_name():
     model, frames = make_model("dvt_tiny"), make_frames(1, 3, 8, 32, 32)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 32 * 32, 3))
     with pytest.raises(ValueError, match="give layer=, the name of a submodule"):
-        grad_cam(model, frames, class_index=0)
-    with pytest.raises(ValueError, match="DeformableVideoTransformer has no forward_features"):
-        grad_cam(model, frames, class_index=0, layer="features")
+        grad_cam(other, frames, class_index=0)
+    with pytest.raises(ValueError, match="Sequential has no forward_features"):
+        grad_cam(other, frames, class_index=0, layer="features")
     with pytest.raises(ValueError, match="has no submodule 'blocks.9'"):
         grad_cam(model, frames, class_index=0, layer="blocks.9")
     with pytest.raises(ValueError, match=r"output of head is \(1, 3\), not \(B, T, H, W, C\)"):

@@ -7,15 +7,18 @@ import torch
 from torch.nn.functional import gelu, layer_norm
 
 from gopstream.models.deit import deit_s_2d, deit_s_tps, deit_s_tsm, deit_tiny_tps
-from gopstream.models.pst.patterns import TILES
+from gopstream.models.layers.patterns import TILES
 
-SMALL = {"size": 12, "patch_size": 4, "embed_dim": 16, "num_heads": 2, "channel_folds": 4}
+SMALL = {"size": 12, "patch_size": 4, "embed_dim": 16, "num_heads": 2}
+FOLDS = 4
 VARIANTS = {"2d": deit_s_2d, "tsm": deit_s_tsm, "tps": deit_s_tps}
 
 
 def make_model(variant, *, num_frames=5, depth=2, seed=0, **options):
     """Random everywhere, so that positions differ from frame to frame and no bias is 0."""
-    model = VARIANTS[variant](3, num_frames=num_frames, depth=depth, **(SMALL | options))
+    folds = {"channel_folds": FOLDS} if variant == "tsm" else {}
+    options = SMALL | folds | options
+    model = VARIANTS[variant](3, num_frames=num_frames, depth=depth, **options)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
@@ -32,7 +35,7 @@ def make_frames(num_frames=5, *, size=12, batch=2, seed=1):
 
 def reference_channels(values, boundary):
     """Shift (T, N, C) of one head as the definition says, channel by channel."""
-    moved, fold = values.clone(), values.shape[-1] // SMALL["channel_folds"]
+    moved, fold = values.clone(), values.shape[-1] // FOLDS
     last = len(values) - 1
     for frame in range(len(values)):
         for channel in range(2 * fold):
@@ -124,7 +127,8 @@ def reference_logits(model, clip, *, variant, boundary="keep"):
 )
 @torch.no_grad()
 def test_logits_are_those_of_the_reference_in_loops(variant, boundary):
-    model, frames = make_model(variant, depth=3, boundary=boundary), make_frames()
+    options = {"channel_boundary": boundary} if variant == "tsm" else {}
+    model, frames = make_model(variant, depth=3, **options), make_frames()
     expected = [
         reference_logits(model, clip, variant=variant, boundary=boundary) for clip in frames
     ]
@@ -213,22 +217,92 @@ def test_fresh_positions_are_those_of_one_frame_for_all():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temporal_shift": "both"}, "temporal_shift must be one of none, channel, patch, got 'bo"),
-        ({"positions": "none"}, "positions must be one of shared, per_frame, got 'none'"),
-        ({"boundary": "wrap"}, "boundary must be one of keep, zero, cyclic, got 'wrap'"),
+        (
+            {"temporal_shift": "both"},
+            "temporal_shift must be one of 'none', 'channel', 'patch', got",
+        ),
+        ({"positions": "none"}, "positions must be one of 'shared', 'per_frame', got 'none'"),
+        (
+            {"channel_boundary": "wrap"},
+            "channel_boundary must be one of 'keep', 'zero', 'cyclic', got 'wrap'",
+        ),
         ({"pattern": "E"}, "pattern must be one of .* got 'E'"),
         ({"size": 13}, "size must be a positive multiple of 4, got 13"),
         ({"embed_dim": 15}, "embed_dim must be a positive multiple of 2, got 15"),
-        ({"num_frames": 0}, "num_frames must be a positive multiple of 1, got 0"),
-        ({"depth": 0}, "depth must be a positive multiple of 1, got 0"),
-        ({"channel_folds": 1}, "channel_folds must be from 2 to the 8 channels of a head, got 1"),
-        ({"channel_folds": 9}, "channel_folds must be from 2 to the 8 channels of a head, got 9"),
+        ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
+        ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"patch_size": 0}, "patch_size must be at least 1, got 0"),
+        ({"num_heads": 0}, "num_heads must be at least 1, got 0"),
+        ({"mlp_ratio": 0.01}, "mlp_ratio must give the MLP .* got 0.01"),
+        ({"offset_sign": "+"}, r"offset_sign must be one of 'code', 'paper', got '\+'"),
+        ({"pattern": "A"}, "pattern has no effect, as temporal_shift is 'none'"),
+        ({"offset_sign": "paper"}, "offset_sign has no effect, as temporal_shift is 'none'"),
+        ({"channel_folds": 4}, "channel_folds has no effect, as temporal_shift is 'none'"),
+        ({"channel_boundary": "zero"}, "channel_boundary has no effect"),
         ({"drop_path_rate": 1.0}, "drop path rate is 1.0"),
     ],
 )
 def test_wrong_options_are_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         make_model("2d", **options)
+
+
+@pytest.mark.parametrize("folds", [1, 9])
+def test_channel_folds_that_no_head_has_are_refused(folds):
+    message = f"channel_folds must be from 2 to the 8 channels of a head, got {folds}"
+    with pytest.raises(ValueError, match=message):
+        make_model("tsm", channel_folds=folds)
+
+
+@pytest.mark.parametrize(
+    ("variant", "options"),
+    [
+        ("tps", {"channel_folds": 4}),
+        ("tps", {"channel_boundary": "zero"}),
+        ("tsm", {"pattern": "A"}),
+        ("tsm", {"offset_sign": "paper"}),
+    ],
+)
+def test_options_of_the_other_shift_are_refused(variant, options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} has no effect"):
+        make_model(variant, **options)
+
+
+def test_heads_too_narrow_for_channels_to_shift_will_do_where_none_do():
+    model = make_model("2d", embed_dim=8)
+    assert model.forward(make_frames()).shape == (2, 3)
+
+
+@torch.no_grad()
+def test_sign_of_the_paper_takes_patches_from_the_other_side():
+    frames = make_frames()
+    ours, theirs = make_model("tps", pattern=[[1]]), make_model("tps", pattern=[[-1]])
+    signed = make_model("tps", pattern=[[-1]], offset_sign="paper")
+    assert torch.equal(signed(frames), ours(frames))
+    assert not torch.allclose(signed(frames), theirs(frames))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_shared_positions_let_a_clip_be_of_any_length(variant):
+    model = make_model(variant, positions="shared")
+    longer = make_model(variant, positions="shared", num_frames=9)
+    longer.load_state_dict(model.state_dict())
+    frames = make_frames(9)
+    assert torch.equal(model(frames), longer(frames))
+    with pytest.raises(ValueError, match=r"\(B, 3, T > 0, 12, 12\), got \(2, 3, 0, 12, 12\)"):
+        model(make_frames(0))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_a_model_made_without_memory_is_whole_once_it_has_its_weights(variant):
+    model = make_model(variant)
+    with torch.device("meta"):
+        empty = make_model(variant)
+    empty.to_empty(device="cpu").load_state_dict(model.state_dict())
+    frames = make_frames()
+    assert torch.equal(empty(frames), model(frames))
 
 
 def test_frames_of_another_shape_or_kind_are_refused():

@@ -1,15 +1,18 @@
 """Patch shift with class tokens: where each token comes from, and that nothing is lost."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from gopstream.models.deit.patch_shift import PatchShift
-from gopstream.models.pst.patterns import cell_offsets
+from gopstream.models.deit.patch_shift import patch_map, shift_patches, shift_patches_back
+from gopstream.models.layers.patterns import cell_offsets
 
 
-def make_shift(pattern="C", *, num_frames=16, height=6, width=6):
+def make_shift(pattern="C", *, height=6, width=6):
+    """The shift by a pattern, and the way back."""
     offsets = cell_offsets(pattern, height=height, width=width)
-    return PatchShift(offsets, num_frames=num_frames)
+    return partial(shift_patches, offsets=offsets), partial(shift_patches_back, offsets=offsets)
 
 
 def numbered(num_frames=16, num_patches=36, width=2):
@@ -19,7 +22,8 @@ def numbered(num_frames=16, num_patches=36, width=2):
 
 
 def test_patches_come_from_the_frames_of_the_pattern():
-    shifted = make_shift()(numbered())[0, :, 1:, 0].view(16, 6, 6)
+    shift, _ = make_shift()
+    shifted = shift(numbered())[0, :, 1:, 0].view(16, 6, 6)
     # Source frames by hand: t - offset, in a ring of 16.
     assert shifted[8, :3, :3].tolist() == [[12, 7, 6], [9, 8, 5], [10, 11, 4]]
     assert shifted[8, 3:, 3:].tolist() == [[12, 7, 6], [9, 8, 5], [10, 11, 4]]
@@ -27,7 +31,7 @@ def test_patches_come_from_the_frames_of_the_pattern():
 
 
 def test_the_tile_is_laid_from_the_first_patch_over_the_whole_grid():
-    shift = make_shift(height=14, width=14)
+    shift, _ = make_shift(height=14, width=14)
     shifted = shift(numbered(num_patches=196))[0, 8, 1:, 0].view(14, 14)
     assert torch.equal(shifted[:, :3].repeat(1, 5)[:, :14], shifted)
     assert torch.equal(shifted[:3].repeat(5, 1)[:14], shifted)
@@ -35,8 +39,9 @@ def test_the_tile_is_laid_from_the_first_patch_over_the_whole_grid():
 
 def test_patches_keep_their_place_and_class_tokens_their_frame():
     tokens = torch.arange(37.0).view(1, 1, 37, 1).expand(1, 16, 37, 2).contiguous()
-    assert torch.equal(make_shift()(tokens), tokens)
-    shifted = make_shift()(numbered())
+    shift, _ = make_shift()
+    assert torch.equal(shift(tokens), tokens)
+    shifted = shift(numbered())
     assert torch.equal(shifted[:, :, 0], numbered()[:, :, 0])
 
 
@@ -44,25 +49,31 @@ def test_patches_keep_their_place_and_class_tokens_their_frame():
 @pytest.mark.parametrize("num_frames", [1, 3, 8, 16])
 def test_shifting_back_restores_every_bit(pattern, num_frames):
     tokens = torch.randn(2, num_frames, 37, 3, generator=torch.Generator().manual_seed(0))
-    shift = make_shift(pattern, num_frames=num_frames)
-    assert torch.equal(shift.back(shift(tokens)), tokens)
-    assert torch.equal(shift(shift.back(tokens)), tokens)
+    shift, back = make_shift(pattern)
+    assert torch.equal(back(shift(tokens)), tokens)
+    assert torch.equal(shift(back(tokens)), tokens)
 
 
 def test_the_gradient_goes_back_to_the_frame_that_a_patch_came_from():
     tokens = torch.zeros(1, 16, 37, 1, requires_grad=True)
-    make_shift()(tokens)[0, 8, 1 + 0].sum().backward()
+    shift, back = make_shift()
+    shift(tokens)[0, 8, 1 + 0].sum().backward()
     assert tokens.grad.nonzero().tolist() == [[0, 12, 1, 0]]
     tokens.grad = None
-    make_shift().back(tokens)[0, 8, 1 + 0].sum().backward()
+    back(tokens)[0, 8, 1 + 0].sum().backward()
     assert tokens.grad.nonzero().tolist() == [[0, 4, 1, 0]]
 
 
 def test_clips_of_a_batch_do_not_touch_each_other():
     tokens = torch.stack([numbered()[0], 100 + numbered()[0]])
-    shifted = make_shift()(tokens)
+    shift, _ = make_shift()
+    shifted = shift(tokens)
     assert torch.equal(shifted[1], shifted[0] + 100)
 
 
-def test_no_index_is_in_the_state_dict():
-    assert make_shift().state_dict() == {}
+def test_the_map_of_a_length_is_made_once():
+    offsets = cell_offsets("C", height=6, width=6)
+    device = torch.device("cpu")
+    first = patch_map(offsets, 16, device=device)
+    assert patch_map(offsets, 16, device=device) is first
+    assert patch_map(offsets, 8, device=device) is not first

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from gopstream.models.dvt.motion_tokenizer import MotionTokenizer, clean_motion, pool_motion
+from gopstream.models.dvt.motion_tokenizer import (
+    MotionTokenizer,
+    clean_motion,
+    mask_invalid,
+    pool_motion,
+)
+from gopstream.models.dvt.options import CueOptions
 from gopstream.models.dvt.patch_embedding import PatchGeometry
 
 PATCHES = PatchGeometry(kernel=(3, 7, 7), stride=(2, 4, 4), padding=(1, 3, 3))
@@ -69,9 +75,18 @@ def test_motion_longer_than_the_frame_is_clipped_per_axis():
     assert clean.flatten().tolist() == [32.0, 16.0, -32.0, -16.0]
 
 
-def make_tokenizer(downsampling, *, seed=0):
+def make_tokenizer(downsampling, *, seed=0, patches=PATCHES, **options):
     torch.manual_seed(seed)
-    return MotionTokenizer(3, patches=PATCHES, downsampling=downsampling).double()
+    return MotionTokenizer(
+        3, patches=patches, downsampling=downsampling, options=CueOptions(**options)
+    ).double()
+
+
+def inputs_of(module):
+    """Collect what the module is given."""
+    seen = []
+    module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    return seen
 
 
 @pytest.mark.parametrize("downsampling", [1, 2])
@@ -93,7 +108,7 @@ def test_tokenizer_equals_the_loop(downsampling):
 
 
 @pytest.mark.parametrize("downsampling", [1, 2, 4, 8])
-def test_uniform_motion_enters_each_stage_in_its_own_token_cells(downsampling):
+def test_uniform_motion_enters_each_stage_in_its_own_token_cells(downsampling):  # property 17
     tokenizer = make_tokenizer(downsampling)
     seen = []
     tokenizer.projection.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -115,3 +130,45 @@ def test_token_k_is_centred_on_sampled_frame_2k():
     tokens = tokenizer(clean, validity, height=16, width=16) - tokenizer.projection.bias
     assert tokens[:, :, 0].abs().max() == 0
     assert tokens[:, :, 1].abs().min() > 0
+
+
+@pytest.mark.parametrize(
+    ("scaling", "expected"), [("linear", 1.5), ("asinh", 1.1947632), ("tanh", 0.9051483)]
+)
+@torch.no_grad()
+def test_motion_may_be_made_smaller_where_it_is_large(scaling, expected):
+    tokenizer = make_tokenizer(1, scaling=scaling)
+    seen = inputs_of(tokenizer.projection)
+    motion = torch.tensor([6.0, 6.0], dtype=torch.float64).view(1, 1, 2, 1, 1, 1)
+    clean, validity = clean_motion(motion.expand(1, 1, 2, 4, 4, 4), valid=None, height=32, width=32)
+    tokenizer(clean, validity, height=32, width=32)
+    assert torch.allclose(seen[0], torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("downsampling", [1, 2])
+@torch.no_grad()
+def test_rgb_enters_as_it_is_averaged_over_what_is_valid(downsampling):
+    tokenizer = make_tokenizer(downsampling, cue="residual")
+    seen = inputs_of(tokenizer.projection)
+    generator = torch.Generator().manual_seed(0)
+    residual = 90 * torch.randn(1, 2, 3, 4, 16, 32, generator=generator, dtype=torch.float64)
+    valid = torch.rand(1, 2, 4, 16, 32, generator=generator) < 0.6
+    masked, validity = mask_invalid(residual, valid=valid)
+    tokens = tokenizer(masked, validity, height=16, width=32)
+    assert tokens.shape == (1, 2, 2, 4 // downsampling, 8 // downsampling, 3)
+    expected = pool_slowly(residual, valid, frame=(16, 32), factor=downsampling)
+    torch.testing.assert_close(seen[0], expected[0], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3])
+@torch.no_grad()
+def test_a_token_for_each_sampled_frame_covers_what_a_token_frame_there_covers(kernel):
+    patches = PatchGeometry((kernel, 4, 4), (2, 4, 4), (kernel // 3, 0, 0))
+    of_frames = make_tokenizer(1, patches=patches, targets="frames")
+    of_tokens = make_tokenizer(1, patches=patches)
+    motion, _ = random_motion(4, 4)
+    clean, validity = clean_motion(motion, valid=None, height=1000, width=1000)
+    each = of_frames(clean, validity, height=16, width=16)
+    assert each.shape == (1, 2, 4, 4, 4, 3)
+    torch.testing.assert_close(each[:, :, ::2], of_tokens(clean, validity, height=16, width=16))
+    assert (each[:, :, 1] - each[:, :, 0]).abs().min() > 0

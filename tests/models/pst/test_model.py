@@ -15,8 +15,8 @@ from gopstream.models.pst import (
     video_swin_b,
     video_swin_t,
 )
-from gopstream.models.pst.block import PatchEmbedding
 from gopstream.models.pst.model import PatchShiftTransformer
+from gopstream.models.pst.patches import PatchEmbedding
 
 PATCH_ONLY = ("plain", "tps")
 
@@ -248,6 +248,18 @@ def test_checkpointing_changes_no_gradient():
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize(("wants_gradients", "passes"), [(True, 2), (False, 1)])
+def test_blocks_are_computed_again_wherever_gradients_are_wanted(wants_gradients, passes):
+    model = make_model(depths=(1,), num_heads=(2,), checkpointing=True).eval()
+    seen = []
+    model.stages[0].blocks[0].register_forward_pre_hook(lambda *given: seen.append(given))
+    with torch.set_grad_enabled(wants_gradients):
+        logits = model(make_frames(num_frames=4, size=(8, 8)))
+    if wants_gradients:
+        logits.sum().backward()
+    assert len(seen) == passes
+
+
 @torch.no_grad()
 def test_compiled_graph_takes_another_size():
     model = pst_tiny(3, depths=(2,), num_heads=(2,)).eval()
@@ -261,14 +273,23 @@ def test_compiled_graph_takes_another_size():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"block_kinds": ("tcs", "psm")}, "block_kinds must be one of plain, .*got 'psm'"),
+        ({"block_kinds": ("tcs", "psm")}, "block_kinds must be one of 'plain', .*got 'psm'"),
         ({"block_kinds": ("tcs",)}, "block_kinds must be two"),
-        ({"offset_sign": "+"}, "offset_sign must be one of code, paper, got"),
-        ({"rpe": "none"}, "rpe must be one of official, paper, got 'none'"),
-        ({"channel_boundary": "wrap"}, "channel_boundary must be one of keep, zero, cyclic"),
+        ({"offset_sign": "+"}, "offset_sign must be one of 'code', 'paper', got"),
+        ({"rpe": "none"}, "rpe must be one of 'official', 'paper', got 'none'"),
+        ({"channel_boundary": "wrap"}, "channel_boundary must be one of 'keep', 'zero', 'cyclic'"),
         ({"pattern": "E"}, "pattern must be one of"),
         ({"temporal_window": 2}, "give rpe='paper'"),
         ({"temporal_window": 0}, "temporal_window must be at least 1"),
+        ({"window_size": 0}, "window_size must be at least 1, got 0"),
+        ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
+        ({"patch_size": (2, 0, 4)}, r"patch_size must be at least 1, got \(2, 0, 4\)"),
+        ({"depths": (2, 0)}, r"depths must be at least 1, got \(2, 0\)"),
+        ({"depths": (), "num_heads": ()}, "one number for each stage"),
+        ({"embed_dim": 0}, "embed_dim must be at least 1, got 0"),
+        ({"num_heads": (2, 0)}, r"num_heads must be at least 1, got \(2, 0\)"),
+        ({"table_frames": 0}, "table_frames must be at least 1, got 0"),
+        ({"mlp_ratio": 0.0}, "mlp_ratio must give the MLP .* got 0.0"),
         ({"table_frames": 8}, "at least 16, .* got 8"),
         ({"shift_stages": (2,)}, "from 0 to 1, got"),
         ({"num_heads": (3, 2)}, "3 heads for 16 channels in stage 0"),
@@ -283,6 +304,33 @@ def test_wrong_option_is_refused(options, message):
         make_model(**options)
 
 
+CHANNELS = ("tcs", "tcs")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"block_kinds": CHANNELS, "pattern": "D"}, "pattern has no effect, as no block is 'tps'"),
+        ({"block_kinds": CHANNELS, "offset_sign": "paper"}, "offset_sign has no effect"),
+        ({"block_kinds": CHANNELS, "shift_back": False}, "shift_back has no effect"),
+        ({"block_kinds": CHANNELS, "shift_positions": False}, "shift_positions has no effect"),
+        ({"block_kinds": PATCH_ONLY, "channel_folds": 4}, "channel_folds .* no block is 'tcs'"),
+        ({"block_kinds": PATCH_ONLY, "channel_boundary": "zero"}, "channel_boundary has no eff"),
+        ({"shift_stages": (), "pattern": "A"}, "pattern has no effect"),
+        ({"shift_stages": (), "block_kinds": PATCH_ONLY}, "block_kinds .* shift_stages has no st"),
+        ({"shift_stages": (0,), "block_kinds": ("plain", "plain")}, "shift_stages has no effect"),
+    ],
+)
+def test_option_that_no_block_uses_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_model(**options)
+
+
+def test_option_that_no_block_uses_may_have_its_default_and_no_pattern_may_be_asked_for():
+    make_model(block_kinds=CHANNELS, pattern="none", shift_back=True)
+    make_model(block_kinds=("plain", "plain"), channel_folds=8, num_heads=(4, 4))
+
+
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
@@ -290,6 +338,9 @@ def test_wrong_option_is_refused(options, message):
         (torch.zeros(1, 1, 8, 32, 32), r"got \(1, 1, 8"),
         (torch.zeros(1, 3, 8, 32, 32, dtype=torch.uint8), "floating point, got torch.uint8"),
         (torch.zeros(1, 3, 34, 32, 32), "17 token frames .* num_frames="),
+        (torch.zeros(1, 3, 0, 32, 32), r"at least one frame, row and column, got \(1, 3, 0, 32"),
+        (torch.zeros(1, 3, 8, 0, 32), r"got \(1, 3, 8, 0, 32\)"),
+        (torch.zeros(1, 3, 8, 32, 0), r"got \(1, 3, 8, 32, 0\)"),
     ],
 )
 def test_wrong_frames_are_refused(frames, message):

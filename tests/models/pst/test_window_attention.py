@@ -5,11 +5,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
+from gopstream.models.layers.patterns import TILES
+from gopstream.models.pst import window_attention
 from gopstream.models.pst.attention_tables import WindowPlan, attention_tables
-from gopstream.models.pst.patterns import TILES
 from gopstream.models.pst.relative_position import PositionTable
-from gopstream.models.pst.window_attention import ChannelShift, WindowAttention, _spread
+from gopstream.models.pst.window_attention import ChannelShift, WindowAttention
 
 WIDTH, HEADS = 16, 2
 WINDOW = 3
@@ -174,11 +176,44 @@ def test_gradient_is_that_of_differences(kind):
     )
 
 
-def test_bias_that_all_windows_share_is_not_copied():
-    bias = torch.randn(1, 1, 2, 4, 4)
-    assert _spread(bias, batch=3, num_windows=5).data_ptr() == bias.data_ptr()
-    spread = _spread(torch.arange(6.0).view(2, 3, 1, 1, 1), batch=2, num_windows=6)
-    assert spread.flatten().tolist() == [0, 1, 2, 3, 4, 5] * 2
+@pytest.mark.parametrize("frames", [1, 4])
+@pytest.mark.parametrize("rolled", [False, True])
+def test_windows_that_share_a_bias_or_have_copies_of_it_attend_alike(monkeypatch, rolled, frames):
+    attention = make_attention("tps", rolled=rolled)
+    tokens = torch.randn(3, frames, 4, 7, WIDTH, dtype=torch.float64, requires_grad=True)
+    found = []
+    for largest in (0, 10**9):
+        monkeypatch.setattr(window_attention, "_LARGEST_SPREAD", largest)
+        added = attention(tokens)
+        gradients = torch.autograd.grad(
+            added.square().sum(), [tokens, attention.position_table, attention.qkv.weight]
+        )
+        found.append([added, *gradients])
+    for shared, copied in zip(*found, strict=True):
+        torch.testing.assert_close(shared, copied, rtol=0, atol=1e-11)
+
+
+def bytes_of_biases(attention, tokens):
+    """Measure the largest bias that any attention of a forward pass is given, as it is kept."""
+    given = []
+
+    def record(query, key, value, *, attn_mask):
+        given.append(attn_mask.untyped_storage().nbytes())
+        return scaled_dot_product_attention(query, key, value, attn_mask=attn_mask)
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", record)
+        attention(tokens)
+    return max(given)
+
+
+def test_a_large_bias_does_not_grow_with_the_clips_nor_with_the_windows(monkeypatch):
+    monkeypatch.setattr(window_attention, "_LARGEST_SPREAD", 0)
+    attention = make_attention("tps")
+    sizes = [(1, 4, 6, 6), (5, 4, 6, 6), (1, 4, 30, 45)]
+    biases = {bytes_of_biases(attention, torch.randn(*size, WIDTH).double()) for size in sizes}
+    # 4 frames, and 4 places of a window: inside, and on either or both of the seams.
+    assert biases == {4 * 4 * HEADS * 9 * 9 * 8}
 
 
 @torch.no_grad()
@@ -207,7 +242,7 @@ def test_tables_are_made_once_and_serve_training_after_inference():
     with torch.inference_mode():
         attention(tokens)
     device = torch.device("cpu")
-    tables = attention_tables(attention.windows, (4, 5, 3), device)
-    assert attention_tables(attention.windows, (4, 5, 3), device) is tables
+    tables = attention_tables(attention.windows, (4, 5, 3), device=device)
+    assert attention_tables(attention.windows, (4, 5, 3), device=device) is tables
     attention(tokens.requires_grad_()).sum().backward()
     assert tokens.grad is not None

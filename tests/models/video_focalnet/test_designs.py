@@ -1,9 +1,25 @@
 """Which options Video-FocalNet refuses, and the kernels of its levels."""
 
 import pytest
+import torch
 
 from gopstream.models.video_focalnet import video_focalnet_tiny
 from gopstream.models.video_focalnet.designs import focal_kernels
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"design": "factorized_encoder", "temporal_depth": 2, "temporal_convolution": "pointwise"},
+        {"design": "spatial", "temporal_depth": 4, "temporal_convolution": "dense"},
+        {"design": "divided", "temporal_convolution": "depthwise", "fusion": "multiply"},
+        {"design": "factorized_convolution", "temporal_convolution": "depthwise"},
+        {"fusion": "projection"},
+    ],
+)
+def test_options_that_a_design_uses_and_defaults_are_taken(options):
+    with torch.device("meta"):
+        assert video_focalnet_tiny(3, **options).head.out_features == 3
 
 
 def test_kernels_grow_by_two_from_the_window_of_their_stage():
@@ -28,6 +44,15 @@ def test_kernels_grow_by_two_from_the_window_of_their_stage():
         ({"tubelet_size": 3}, "num_frames must be a positive multiple of tubelet_size 3, got 8"),
         ({"num_frames": 0}, "num_frames must be a positive multiple"),
         ({"temporal_depth": 0}, "temporal_depth must be at least 1, got 0"),
+        ({"temporal_depth": 2}, "temporal_depth is for design 'factorized_encoder' alone.*got 2"),
+        (
+            {"fusion": "average", "design": "divided"},
+            "fusion is for design 'parallel' alone.*got 'a",
+        ),
+        (
+            {"design": "spatial", "temporal_convolution": "depthwise"},
+            "'spatial', .*got 'depthwise'",
+        ),
         ({"depths": (1, 1)}, r"one number for each stage, got \(1, 1\), \(2, 2, 2\)"),
         ({"focal_levels": (2, 0, 2)}, "at least 1 in every stage"),
         ({"depths": (1, 0, 2)}, "at least 1 in every stage"),

@@ -20,7 +20,6 @@ WIDTH = 4
 
 def make_options(**changes):
     options = BlockOptions(
-        design="parallel",
         temporal_convolution="dense",
         fusion="multiply",
         normalize_modulator=False,
@@ -193,6 +192,57 @@ def test_norm_comes_between_the_modulated_queries_and_the_projection():
     deviation = (product.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
     normed = (product - mean) / deviation * module.norm.weight + module.norm.bias
     close(module(tokens), normed @ module.projection.weight.T + module.projection.bias)
+
+
+def make_large_modulation(**changes):
+    """Every query is 300, the modulators are 300 and 0.01; the projection changes nothing."""
+    module = FocalModulation(WIDTH, kind="parallel", kernels=(3,), options=make_options(**changes))
+    for parameter in module.parameters():
+        parameter.zero_()
+    module.space.projection.bias[:WIDTH] = 300
+    module.space.mixing.bias.fill_(300)
+    module.time.mixing.bias.fill_(0.01)
+    if module.norm is not None:
+        module.norm.weight.fill_(1)
+    module.projection.weight.copy_(torch.eye(WIDTH))
+    return module
+
+
+@torch.no_grad()
+def test_float16_holds_a_product_whose_first_factors_leave_its_range():
+    module, tokens = make_large_modulation(), torch.ones(1, 2, 3, 3, WIDTH)
+    expected = torch.full_like(tokens, 900)
+    with torch.autocast("cpu", torch.float16):
+        mixed = module(tokens)
+    assert mixed.dtype == torch.float16
+    torch.testing.assert_close(mixed.float(), expected, rtol=2e-3, atol=0)
+    pure = module.half()(tokens.half())
+    assert pure.dtype == torch.float16
+    torch.testing.assert_close(pure.float(), expected, rtol=2e-3, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fusion", ["multiply", "average"])
+def test_under_autocast_the_norm_is_given_products_beyond_float16(fusion):
+    module, tokens = (
+        make_large_modulation(modulated_norm=True, fusion=fusion),
+        torch.ones(1, 2, 3, 3, WIDTH),
+    )
+    module.space.projection.bias[0] = 3000
+    module.time.mixing.bias.fill_(30)
+    exact = module(tokens)
+    with torch.autocast("cpu", torch.float16):
+        mixed = module(tokens)
+    assert exact.abs().max() > 1
+    torch.testing.assert_close(mixed.float(), exact, rtol=5e-3, atol=5e-3)
+
+
+@torch.no_grad()
+def test_a_modulation_in_float16_with_its_norm_runs():
+    module = make_modulation(modulated_norm=True).half()
+    out = module(make_tokens(1, 3, 4, 4, WIDTH).half())
+    assert out.dtype == torch.float16
+    assert out.isfinite().all()
 
 
 # Property 5.

@@ -28,7 +28,9 @@ OPTIONS = [
 def make_model(seed=0, **options):
     """Make a small model in float64 of which every weight matters."""
     shape = {"embed_dim": 6, "depths": (1, 2), "focal_levels": (2, 2), "focal_windows": (3, 3)}
-    quiet = {"num_frames": 4, "temporal_depth": 1, "drop_path_rate": 0.0}
+    quiet = {"num_frames": 4, "drop_path_rate": 0.0}
+    if options.get("design") == "factorized_encoder":
+        quiet["temporal_depth"] = 1
     model = VideoFocalNet(3, **(shape | quiet | options)).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -166,19 +166,35 @@ def test_image_weights_fill_the_spatial_path_of_every_design(options, random):
     model, state = make_model(**options), draw_authors_state(temporal=False)
     report = load_weights(model, state, layouts=LAYOUTS)
     assert report.layout == IMAGES.name
-    assert set(report.loaded.values()) == set(state)
-    assert not report.unused
+    heads = {"head.weight", "head.bias"}
+    assert set(report.loaded.values()) == set(state) - heads
+    assert set(report.unused) == heads
     assert set(report.loaded) | set(report.left_random) == set(model.state_dict())
-    assert all(random is not None and random in key for key in report.left_random)
-    assert bool(report.left_random) is (random is not None)
+    fresh = set(report.left_random) - heads
+    assert all(random is not None and random in key for key in fresh)
+    assert bool(fresh) is (random is not None)
 
 
-def test_head_of_other_classes_stays_as_it_was_drawn():
-    model = make_model(5)
+# Spec A.5: the authors draw the head anew from image weights, whatever its number of classes.
+@pytest.mark.parametrize("num_classes", [5, 7])
+def test_head_of_an_image_model_is_never_taken(num_classes):
+    model = make_model(num_classes)
     before = model.head.weight.clone()
     report = load_weights(model, draw_authors_state(temporal=False), layouts=LAYOUTS)
-    assert "head.weight" in report.left_random and "head.bias" in report.left_random
+    assert {"head.weight", "head.bias"} <= set(report.left_random)
+    assert "does not fit clips" in report.left_random["head.weight"]
+    assert report.unused["head.weight"] == "its classes are those of images"
     assert torch.equal(model.head.weight, before)
+
+
+@pytest.mark.parametrize(("num_classes", "taken"), [(5, False), (7, True)])
+def test_head_of_the_authors_is_taken_if_the_classes_are_as_many(num_classes, taken):
+    model, state = make_model(num_classes), draw_authors_state()
+    report = load_weights(model, state, layouts=LAYOUTS)
+    assert ("head.weight" in report.loaded) is taken
+    assert (
+        model.head.weight.shape == (7, 32) and torch.equal(model.head.weight, state["head.weight"])
+    ) is taken
 
 
 # Property 8, through the loader.

@@ -250,6 +250,25 @@ def test_own_state_dict_of_other_classes_leaves_the_head():
     assert torch.equal(model.qkv.weight, other.qkv.weight)
 
 
+@pytest.mark.parametrize(
+    ("caution", "told"),
+    [
+        (None, []),
+        (lambda model: None, []),
+        (
+            lambda model: f"trained with {model.head.out_features - 1} classes",
+            ["trained with 4 classes"],
+        ),
+    ],
+)
+def test_a_layout_can_say_what_the_model_does_otherwise(caution, told):
+    layout = LAYOUT._replace(caution=caution)
+    report = load_weights(Small(), make_source(), layouts=[layout])
+    assert report.cautions == told
+    lines = [line for line in report.summary().splitlines() if "caution" in line]
+    assert lines == [f"  caution: {words}" for words in told]
+
+
 def test_first_recognised_layout_wins():
     first, second = LAYOUT._replace(name="first"), LAYOUT._replace(name="second")
     assert recognise_layout([first, second], make_source()).name == "first"

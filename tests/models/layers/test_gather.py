@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gopstream.models.pst.gather import gather_rows, make_row_map
+from gopstream.models.layers.gather import gather_rows, make_row_map, widen_to_clips
 
 MAPS = {
     "permutation": ([2, 0, 3, 1], 4),
@@ -46,6 +46,20 @@ def test_gradient_of_the_gradient_is_right():
     row_map = make_row_map(np.array([2, -1, 0]), num_rows=4, device=torch.device("cpu"))
     rows = torch.randn(1, 4, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda given: gather_rows(given, row_map) ** 3, (rows,))
+
+
+@pytest.mark.parametrize("name", ["permutation", "with padding", "of some rows"])
+def test_widened_map_lays_groups_of_all_clips_side_by_side(name):
+    source, num_rows = MAPS[name]
+    row_map = make_row_map(np.array(source), num_rows=num_rows, device=torch.device("cpu"))
+    wide = widen_to_clips(row_map, batch=3, group=2)
+    rows = torch.randn(3, num_rows, 4, dtype=torch.float64)
+    groups = gather_rows(rows, row_map).unflatten(1, (-1, 2)).transpose(0, 1)
+    got = gather_rows(rows.flatten(0, 1)[None], wide)[0]
+    assert torch.equal(got, groups.flatten(0, 2))
+    back = gather_rows(groups.flatten(0, 2)[None], wide.reversed())[0]
+    expected = gather_rows(groups.transpose(0, 1).flatten(1, 2), row_map.reversed())
+    assert torch.equal(back, expected.flatten(0, 1))
 
 
 def test_row_that_would_be_copied_twice_is_refused():

@@ -4,8 +4,6 @@ Xiang et al., "Spatiotemporal Self-attention Modeling with Temporal Patch Shift"
 section 3.4, as the authors' code has it: the first f channels of each head come from the
 frame before, the next f from the frame after, f being an eighth of the head's width. The
 paper does not say what happens at the ends; the code keeps the frame's own channels.
-
-Patch shift itself is part of the window table (see `windows`).
 """
 
 from typing import Any, Literal

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gopstream.models.pst.patterns import TILES, cell_offsets, freeze_pattern
+from gopstream.models.layers.patterns import TILES, cell_offsets, freeze_pattern
 
 
 def lay(pattern, height=7, width=7, **options):
@@ -45,7 +45,11 @@ def test_tile_can_be_given_by_its_rows():
 
 @pytest.mark.parametrize(
     ("pattern", "message"),
-    [("E", "must be one of none, .*got 'E'"), ([[1], [2, 3]], "rows of one"), ([], "rows of one")],
+    [
+        ("E", "must be one of 'none', .*got 'E'"),
+        ([[1], [2, 3]], "rows of one"),
+        ([], "rows of one"),
+    ],
 )
 def test_wrong_pattern_is_refused(pattern, message):
     with pytest.raises(ValueError, match=message):

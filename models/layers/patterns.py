@@ -70,8 +70,8 @@ def freeze_pattern(pattern: Pattern) -> PatternName | tuple[tuple[int, ...], ...
     if isinstance(pattern, str):
         if pattern not in get_args(PatternName):
             raise ValueError(
-                f"pattern must be one of {', '.join(get_args(PatternName))} or the rows of a "
-                f"tile, got {pattern!r}"
+                f"pattern must be one of {', '.join(map(repr, get_args(PatternName)))}, or the "
+                f"rows of a tile, got {pattern!r}"
             )
         return pattern
     rows = tuple(tuple(int(offset) for offset in row) for row in pattern)

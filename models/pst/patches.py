@@ -1,4 +1,4 @@
-"""One block, the merging of patches between stages, and the embedding of the first ones.
+"""The embedding of the first patches, and the merging of patches between stages.
 
 Liu et al., "Swin Transformer", ICCV 2021 and "Video Swin Transformer", CVPR 2022, as their code
 has them. Tokens are (B, T, H, W, C) throughout.
@@ -10,33 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gopstream.models.layers.drop_path import DropPath
-from gopstream.models.pst.window_attention import WindowAttention
-
 NORM_EPSILON: Final = 1e-5
-
-
-class ShiftBlock(nn.Module):
-    """Attention and MLP, each after a norm and with its skip."""
-
-    def __init__(
-        self, dim: int, *, attention: WindowAttention, mlp_ratio: float, drop_path_rate: float
-    ) -> None:
-        """Build it around its attention."""
-        super().__init__()
-        hidden = int(dim * mlp_ratio)
-        self.attention_norm = nn.LayerNorm(dim, eps=NORM_EPSILON)
-        self.attention = attention
-        self.mlp_norm = nn.LayerNorm(dim, eps=NORM_EPSILON)
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
-        self.drop_path = DropPath(drop_path_rate)
-
-    def forward(self, tokens_BTHWC: Tensor) -> Tensor:
-        """Map tokens to tokens of the same shape."""
-        attended = self.attention(self.attention_norm(tokens_BTHWC))
-        tokens = tokens_BTHWC + self.drop_path(attended)
-        mixed: Tensor = tokens + self.drop_path(self.mlp(self.mlp_norm(tokens)))
-        return mixed
 
 
 class PatchMerging(nn.Module):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gopstream.models.pst.patch_shift import shift_channels
+from gopstream.models.layers.channel_shift import shift_channels
 
 
 def slow_shift(tokens, num_heads, folds, boundary):

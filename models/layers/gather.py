@@ -47,6 +47,32 @@ def make_row_map(source: npt.NDArray[np.int64], *, num_rows: int, device: torch.
     return RowMap(*_table_of(source, device), *_table_of(target, device))
 
 
+def widen_to_clips(row_map: RowMap, *, batch: int, group: int) -> RowMap:
+    """Return the map of many clips at once, whose groups of rows lie side by side.
+
+    Args:
+        row_map: From S rows to P of one clip.
+        batch: B, clips.
+        group: N, a divisor of P.
+
+    Returns:
+        From (B S) rows to (P/N B N): the first N rows of each clip, then the next N of each.
+    """
+    num_source, num_target = len(row_map.target), len(row_map.source)
+    device = row_map.source.device
+    clip = torch.arange(batch, device=device)
+    source = row_map.source.view(-1, 1, group) + (clip * num_source)[:, None]
+    part, within = row_map.target // group, row_map.target % group
+    target = part * (batch * group) + within + (clip * group)[:, None]
+    source_empty, target_empty = row_map.source_empty, row_map.target_empty
+    if source_empty is not None:
+        source_empty = source_empty.view(-1, 1, group).expand(-1, batch, -1).reshape(-1, 1)
+    if target_empty is not None:
+        target_empty = target_empty.repeat(batch, 1)
+    assert num_target % group == 0, "groups must be whole"
+    return RowMap(source.flatten(), source_empty, target.flatten(), target_empty)
+
+
 def gather_rows(rows: Tensor, row_map: RowMap) -> Tensor:
     """Copy (B, S, C) rows to (B, P, C) as the map says."""
     gathered: Tensor = _GatherRows.apply(rows, *row_map)
@@ -59,7 +85,7 @@ def _table_of(rows: npt.NDArray[np.int64], device: torch.device) -> tuple[Tensor
     return torch.from_numpy(np.maximum(rows, 0)).to(device), marks
 
 
-def _copy_rows(rows: Tensor, source: Tensor, empty: Tensor | None) -> Tensor:
+def _copy_rows(rows: Tensor, source: Tensor, *, empty: Tensor | None) -> Tensor:
     copied = rows.index_select(1, source)
     return copied if empty is None else copied.masked_fill_(empty, 0)
 
@@ -73,7 +99,7 @@ class _GatherRows(torch.autograd.Function):
         target: Tensor,
         target_empty: Tensor | None,
     ) -> Tensor:
-        return _copy_rows(rows, source, source_empty)
+        return _copy_rows(rows, source, empty=source_empty)
 
     @staticmethod
     def setup_context(
@@ -86,4 +112,4 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:  # noqa: ANN401
         target, target_empty = ctx.saved_tensors
-        return _copy_rows(gradient, target, target_empty), None, None, None, None
+        return _copy_rows(gradient, target, empty=target_empty), None, None, None, None
