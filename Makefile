@@ -81,7 +81,7 @@ prove-motion-matters: $(VENV)/installed
 	$(BIN)/python -m gopstream.jobs.bench.motion_matters --json docs/results/motion_matters.json
 
 prove-models: $(VENV)/installed
-	$(BIN)/python -m tests.models.golden $(GOLDEN)/videofocalnet_*.npz $(GOLDEN)/pst_*.npz
+	$(BIN)/python -m tests.models.golden $(GOLDEN)/*.npz
 	$(BIN)/python -m gopstream.jobs.bench.models_compiled --json docs/results/models_compiled.json
 
 clean:

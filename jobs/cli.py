@@ -21,6 +21,7 @@ from gopstream.jobs.bench_commands import bench
 from gopstream.jobs.console import error_console
 from gopstream.jobs.data_commands import info, verify
 from gopstream.jobs.edit_commands import planes, relabel, remove
+from gopstream.jobs.inspect_commands import inspect
 from gopstream.jobs.model_commands import demo, evaluate, models, train
 from gopstream.jobs.shard_commands import merge, shard
 from gopstream.jobs.video_commands import conformance, extract, scan
@@ -45,6 +46,7 @@ for command in (
     conformance,
     train,
     evaluate,
+    inspect,
     models,
     demo,
 ):

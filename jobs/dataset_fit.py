@@ -1,6 +1,5 @@
 """Whether a dataset is what a recipe was made for, and what to change where it is not."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gopstream.jobs.console import say
@@ -46,24 +45,6 @@ def check_fit(facts: DatasetFacts, wanted: DataRecipe, *, url: str, force: bool 
     lines += [f"- {command}" for command in commands]
     lines.append("To use it as it is, give --force, or change [data] of the recipe.")
     raise UserError("\n".join(lines))
-
-
-def check_planes(facts: DatasetFacts, needed: Sequence[str], *, url: str) -> None:
-    """Refuse a dataset that lacks planes without which a model cannot run.
-
-    Args:
-        facts: What the dataset says of itself.
-        needed: Names of the planes.
-        url: The dataset's folder or address.
-
-    Raises:
-        UserError: Naming the planes and the commands that would add them.
-    """
-    missing = missing_planes(facts, needed)
-    if missing:
-        plural = "s" * (len(missing) > 1)
-        commands = "; ".join(commands_to_add(missing, facts=facts, url=url))
-        raise UserError(f"{url} lacks the plane{plural} {', '.join(missing)}: {commands}")
 
 
 def _setting_misfits(facts: DatasetFacts, wanted: DataRecipe) -> list[_Misfit]:

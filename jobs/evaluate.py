@@ -9,17 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gopstream.jobs.checkpoint import load_checkpoint
 from gopstream.jobs.console import progress, say
 from gopstream.jobs.errors import UserError
-from gopstream.jobs.network import (
-    build_network,
-    check_dataset,
-    check_labels,
-    clip_spec,
-    run_network,
-)
-from gopstream.jobs.recipe import recipe_from
+from gopstream.jobs.network import check_labels, run_network
+from gopstream.jobs.trained_run import open_run
 from gopstream.models.catalogue import InputContract, find_model
 from gopstream.shards.byte_ranges import ReadOptions
 from gopstream.shards.loading.batch import ClipBatch
@@ -77,25 +70,17 @@ def evaluate(
     Raises:
         UserError: If checkpoint and dataset do not fit, or no sample can be read.
     """
-    content = load_checkpoint(checkpoint)
-    recipe = recipe_from(content["recipe"], where=str(checkpoint))
-    dataset = ShardDataset(root, split, labels=recipe.train.labels or None, reading=reading)
-    if list(dataset.classes) != content["classes"]:
-        raise UserError(f"{checkpoint} was trained on other classes than {dataset.root} has")
+    run = open_run(checkpoint, root, split=split, force=force, reading=reading)
+    dataset, recipe = run.dataset, run.recipe
+    check_labels(dataset)
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
-    check_labels(dataset)
-    network = build_network(recipe, len(dataset.classes))
-    network.load_state_dict(content["model"])
-    network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    spec = clip_spec(recipe, network)
-    check_dataset(dataset, spec, data=recipe.data, force=force)
     contract = find_model(recipe.model.name).contract
     chosen = parse_views(views)
     try:
         batches = view_batches(
             dataset,
-            spec,
+            run.spec,
             batch_size=recipe.train.batch_size,
             views=chosen,
             workers=workers,
@@ -113,7 +98,7 @@ def evaluate(
             if not batch.keys:
                 continue
             fed = _without_motion(batch, contract) if zero_motion else batch
-            probabilities = run_network(network, fed, contract).float().softmax(dim=1).cpu()
+            probabilities = run_network(run.network, fed, contract).float().softmax(dim=1).cpu()
             parts.append((batch.positions // len(chosen), batch.labels, probabilities))
     if not parts:
         raise _nothing_read(dataset)

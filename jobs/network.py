@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from gopstream.jobs.dataset_fit import check_fit, check_planes
+from gopstream.jobs.dataset_fit import check_fit
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.recipe import DataRecipe, Recipe
 from gopstream.models import create_model
@@ -16,6 +16,7 @@ from gopstream.models.dvt.options import CueOptions
 from gopstream.shards.loading.batch import ClipBatch
 from gopstream.shards.loading.batch_ops import normalise
 from gopstream.shards.loading.clip_spec import ClipSpec, MotionSpec, RgbResidualSpec
+from gopstream.shards.loading.clips import check_planes
 from gopstream.shards.reader import ShardDataset
 
 # Motion fields are handed over at one cell per four pixels: the stride of the first stage.
@@ -92,14 +93,10 @@ def check_dataset(
             the same.
 
     Raises:
+        ShardError: Naming the planes that are missing, and the commands that add them.
         UserError: Saying what differs and what to change.
     """
-    needed = ["frames"]
-    if spec.motion is not None or spec.rgb_residual is not None:
-        needed.append("motion")
-    if spec.rgb_residual is not None:
-        needed.append("residual")
-    check_planes(dataset.facts, needed, url=dataset.root)
+    check_planes(dataset, spec)
     if data is not None:
         check_fit(dataset.facts, data, url=dataset.root, force=force)
 
@@ -114,19 +111,29 @@ def check_labels(dataset: ShardDataset) -> None:
         raise UserError(f"{dataset.root}/{dataset.split} has videos without a label")
 
 
-def run_network(network: nn.Module, batch: ClipBatch, contract: InputContract) -> Tensor:
-    """Normalise a batch on the network's device and return its logits, (B, classes)."""
-    device = next(network.parameters()).device
+def network_inputs(
+    batch: ClipBatch, contract: InputContract, *, device: torch.device
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what a network takes of a batch: normalised frames, and the rest by keyword."""
     batch = batch.to(device, non_blocking=True).decoded(device)
     if contract.query_stride is not None:
         batch = batch.accumulated(query_stride=contract.query_stride)
     frames = normalise(batch.frames, mean=contract.mean, std=contract.std)
     if "motion" not in contract.planes:
-        return cast(Tensor, network(frames))
+        return frames, {}
+    cue, valid = batch.motion, batch.valid
     if batch.rgb_residual is not None:
         cue = in_units_of_frames(batch.rgb_residual, std=contract.std)
-        return cast(Tensor, network(frames, motion=cue, valid=batch.rgb_valid))
-    return cast(Tensor, network(frames, motion=batch.motion, valid=batch.valid))
+        valid = batch.rgb_valid
+    given = {"motion": cue, "valid": valid}
+    return frames, {name: tensor for name, tensor in given.items() if tensor is not None}
+
+
+def run_network(network: nn.Module, batch: ClipBatch, contract: InputContract) -> Tensor:
+    """Normalise a batch on the network's device and return its logits, (B, classes)."""
+    device = next(network.parameters()).device
+    frames, inputs = network_inputs(batch, contract, device=device)
+    return cast(Tensor, network(frames, **inputs))
 
 
 def in_units_of_frames(residual: Tensor, *, std: Sequence[float]) -> Tensor:

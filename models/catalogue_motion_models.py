@@ -17,7 +17,16 @@ from gopstream.models.dvt import source_keys as dvt_source_keys
 from gopstream.models.mvit import mvit_b, mvit_tiny
 from gopstream.models.mvit import source_keys as mvit_source_keys
 from gopstream.models.paper_figures_motion import MOTION_FIGURES
-from gopstream.models.sifa import sifa_net_r50, sifa_net_r101, sifa_net_tiny
+from gopstream.models.sifa import (
+    sifa_net_r50,
+    sifa_net_r101,
+    sifa_net_tiny,
+    sifa_swin_b,
+    sifa_swin_s,
+    sifa_swin_t,
+    sifa_swin_tiny,
+    swin_source_keys,
+)
 from gopstream.models.sifa import source_keys as sifa_source_keys
 
 _KINETICS_MEAN: Final = (0.45, 0.45, 0.45)
@@ -122,6 +131,23 @@ def _mvit(
     )
 
 
+def _frames_alone(
+    num_frames: int, *, frame_stride: int, size: int, test_clips: int
+) -> InputContract:
+    return InputContract(
+        planes=("frames",),
+        num_frames=num_frames,
+        frame_stride=frame_stride,
+        size=size,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        test_clips=test_clips,
+        test_crops=3,
+        query_stride=None,
+        subclip_frames=None,
+    )
+
+
 def _sifa_net(
     name: str,
     constructor: Callable[..., nn.Module],
@@ -135,18 +161,7 @@ def _sifa_net(
         name=name,
         family="sifa",
         constructor=constructor,
-        contract=InputContract(
-            planes=("frames",),
-            num_frames=num_frames,
-            frame_stride=1,
-            size=size,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-            test_clips=10,
-            test_crops=3,
-            query_stride=None,
-            subclip_frames=None,
-        ),
+        contract=_frames_alone(num_frames, frame_stride=1, size=size, test_clips=10),
         paper=_SIFA_PAPER,
         notes=notes,
         figures=MOTION_FIGURES.get(name),
@@ -161,6 +176,37 @@ def _sifa_net(
             # Zeros would keep gradients from all that lies before them.
             "zero_init_residual": False,
             "scale": "mean",
+        },
+        shrunk_size=32,
+    )
+
+
+def _sifa_swin(
+    name: str,
+    constructor: Callable[..., nn.Module],
+    *,
+    notes: str,
+    num_frames: int = 64,
+    size: int = 224,
+    weights_that_fit: tuple[str, ...] = (),
+) -> CatalogueEntry:
+    return CatalogueEntry(
+        name=name,
+        family="sifa",
+        constructor=constructor,
+        contract=_frames_alone(num_frames, frame_stride=2, size=size, test_clips=4),
+        paper=_SIFA_PAPER,
+        notes=notes,
+        figures=MOTION_FIGURES.get(name),
+        layouts=swin_source_keys.LAYOUTS,
+        weights_that_fit=weights_that_fit,
+        shrunk={
+            "num_frames": 8,
+            "embed_dim": 16,
+            "depths": (2, 1),
+            "num_heads": (1, 2),
+            "window_size": 4,
+            "stem_frames": 2,
         },
         shrunk_size=32,
     )
@@ -234,5 +280,31 @@ MOTION_MODELS: Final = (
         num_frames=8,
         size=32,
         notes="one block a stage from width 16, for tests; not in the paper",
+    ),
+    _sifa_swin(
+        "sifa_swin_t",
+        sifa_swin_t,
+        notes="SIFA after the window attention of Swin-T's undisplaced blocks; the paper has B "
+        "alone",
+        weights_that_fit=("Swin-T of Microsoft, timm or torchvision (ImageNet-1K)",),
+    ),
+    _sifa_swin(
+        "sifa_swin_s",
+        sifa_swin_s,
+        notes="as sifa_swin_t, on Swin-S; the paper has B alone",
+        weights_that_fit=("Swin-S of Microsoft, timm or torchvision (ImageNet-1K)",),
+    ),
+    _sifa_swin(
+        "sifa_swin_b",
+        sifa_swin_b,
+        notes="as sifa_swin_t, on Swin-B; style='released' is the authors' code",
+        weights_that_fit=("Swin-B of Microsoft, timm or torchvision (ImageNet-1K or 21K)",),
+    ),
+    _sifa_swin(
+        "sifa_swin_tiny",
+        sifa_swin_tiny,
+        num_frames=8,
+        size=32,
+        notes="a small one for tests; not in the paper",
     ),
 )

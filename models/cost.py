@@ -17,7 +17,12 @@ class ModelCost(NamedTuple):
 
 
 def measure_model(
-    name: str, *, num_classes: int, num_frames: int | None = None, **options: object
+    name: str,
+    *,
+    num_classes: int,
+    num_frames: int | None = None,
+    size: int | None = None,
+    **options: object,
 ) -> ModelCost:
     """Count a model's parameters and multiply-adds, without memory for its weights.
 
@@ -29,22 +34,25 @@ def measure_model(
         name: One of `list_models`.
         num_classes: Outputs.
         num_frames: Sampled frames of a clip; None for the catalogue's.
+        size: Height and width of the clip in pixels; None for the catalogue's.
         **options: As for `create_model`.
 
     Returns:
-        The cost for one clip at the model's own input size.
+        The cost for one clip.
 
     Raises:
         ValueError: As `create_model` does.
     """
-    contract = find_model(name).contract
+    entry = find_model(name)
+    side = entry.contract.size if size is None else size
+    if size is not None and "size" in entry.options:
+        options["size"] = size
+    clip_frames = num_frames or entry.contract.num_frames
     with torch.device("meta"):
         model = create_model(
             name, num_classes=num_classes, num_frames=num_frames, weights=None, **options
         )
-        size = options.get("size", contract.size)
-        assert isinstance(size, int)  # the constructor took it
-        frames = torch.zeros(1, 3, num_frames or contract.num_frames, size, size)
+        frames = torch.zeros(1, 3, clip_frames, side, side)
         counter = FlopCounterMode(display=False)
         with counter:
             model.eval()(frames)

@@ -180,7 +180,7 @@ def write_check(
     bandwidth: float | None,
 ) -> int:
     """Write the result as JSON and print what fails; returns the exit status."""
-    import triton  # type: ignore[import-untyped]  # it has no type information
+    import triton
 
     is_gpu = arguments.device.type == "cuda"
     content = {

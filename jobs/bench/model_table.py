@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from gopstream.jobs.bench.model_variants import Variant, all_variants
+from gopstream.jobs.bench.model_variants import PST, VIDEO_FOCALNET, Variant, catalogue_variants
+from gopstream.jobs.bench.motion_variants import DVT, SIFA
 from gopstream.models.catalogue import MODELS
 from gopstream.models.cost import ModelCost, measure_model
 
@@ -24,6 +25,11 @@ TOLERANCE: Final = 1e-3
 _MILLION: Final = 1e6
 _OTHER_CLASSES: Final = (400, 174, 48)
 """Of the data sets that the papers have; they print one number for several."""
+
+
+def all_variants() -> list[Variant]:
+    """Return every row of the table, in its order."""
+    return [*catalogue_variants(), *VIDEO_FOCALNET, *PST, *DVT, *SIFA]
 
 
 class Comparison(NamedTuple):
@@ -60,6 +66,7 @@ def measure_variant(variant: Variant) -> dict[str, Any]:
         variant.model,
         num_classes=variant.num_classes,
         num_frames=variant.num_frames,
+        size=variant.size,
         **variant.options,
     )
     contract = MODELS[variant.model].contract
@@ -72,7 +79,10 @@ def measure_variant(variant: Variant) -> dict[str, Any]:
         "model": variant.model,
         "options": dict(variant.options),
         "classes": variant.num_classes,
-        "clip": [variant.num_frames or contract.num_frames, contract.size],
+        "clip": [
+            variant.num_frames or contract.num_frames,
+            variant.size or contract.size,
+        ],
         "parameters": cost.parameters,
         "gmacs": round(cost.gmacs, 4),
         "reference": None if reference is None else reference._asdict(),
@@ -98,6 +108,7 @@ def explain(variant: Variant, off: Comparison) -> str | None:
                 variant.model,
                 num_classes=num_classes,
                 num_frames=variant.num_frames,
+                size=variant.size,
                 **variant.options,
             )
             millions = cost.parameters / _MILLION
@@ -163,8 +174,8 @@ def main() -> int:
     content = {
         "command": "python -m gopstream.jobs.bench.model_table --json FILE",
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
-        "counted": "multiply-adds of convolutions, linear layers and matrix products for one clip, "
-        "in 10**9; without norms, softmax, activations",
+        "counted": "multiply-adds of convolutions, linear layers, matrix products and DVT's "
+        "sampled points for one clip, in 10**9; without norms, softmax, activations",
         "claim": f"each figure is within {TOLERANCE:.1%} of the authors' code and of the paper, "
         "or a line says why not",
         "holds": not found,

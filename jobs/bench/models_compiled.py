@@ -28,6 +28,8 @@ TRIED: Final[Mapping[str, str]] = {
     "video_focalnet": "video_focalnet_t",
     "pst": "pst_t",
     "deit": "deit_s_tps",
+    "sifa": "sifa_net_r50",
+    "mvit": "mvit_b",
 }
 """A model of each family."""
 ANY_SIZE: Final = frozenset({"video_focalnet", "pst"})

@@ -14,6 +14,7 @@ Dimensions: B batch, T frames, N tokens of a frame (1 class token, then patches)
 """
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Final, Literal, get_args
 
@@ -36,6 +37,9 @@ TemporalShift = Literal["none", "channel", "patch"]
 Positions = Literal["shared", "per_frame"]
 
 NORM_EPSILON: Final = 1e-6
+
+
+_NO_MOVES: Final = ("pattern", "none")
 
 
 class VideoDeit(nn.Module):
@@ -113,15 +117,13 @@ class VideoDeit(nn.Module):
         require_hidden_width(mlp_ratio, width=embed_dim)
         side = size // patch_size
         offsets = cell_offsets(pattern, height=side, width=side, sign=offset_sign)
-        refuse = partial(refuse_unused, VideoDeit, reason=f"temporal_shift is {temporal_shift!r}")
-        if temporal_shift != "patch":
-            # Where no patch moves, "none" is what happens.
-            refuse(given={"pattern": pattern} if pattern != "none" else {})
-            refuse(given={"offset_sign": offset_sign})
         if temporal_shift == "channel":
             _check_folds(channel_folds, head_dim=embed_dim // num_heads)
-        else:
-            refuse(given={"channel_folds": channel_folds, "channel_boundary": channel_boundary})
+        _refuse_unused_shifts(
+            temporal_shift,
+            of_patches={"pattern": pattern, "offset_sign": offset_sign},
+            of_channels={"channel_folds": channel_folds, "channel_boundary": channel_boundary},
+        )
         self.num_frames, self.size, self.checkpointing = num_frames, size, checkpointing
         self.takes_any_length = positions == "shared"
         frames_of_positions = num_frames if positions == "per_frame" else 1
@@ -242,6 +244,22 @@ class VideoDeit(nn.Module):
 def _require_multiple(option: str, value: int, *, divisor: int) -> None:
     if value <= 0 or value % divisor:
         raise ValueError(f"{option} must be a positive multiple of {divisor}, got {value}")
+
+
+def _refuse_unused_shifts(
+    temporal_shift: TemporalShift,
+    *,
+    of_patches: Mapping[str, object],
+    of_channels: Mapping[str, object],
+) -> None:
+    refuse = partial(refuse_unused, VideoDeit, reason=f"temporal_shift is {temporal_shift!r}")
+    if temporal_shift != "patch":
+        # Where no patch moves, the pattern "none" is what happens.
+        refuse(
+            given={name: value for name, value in of_patches.items() if (name, value) != _NO_MOVES}
+        )
+    if temporal_shift != "channel":
+        refuse(given=of_channels)
 
 
 def _check_folds(folds: int, *, head_dim: int) -> None:

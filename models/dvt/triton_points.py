@@ -157,7 +157,7 @@ def _launch(
     times channels at once, and all channels of a head one chunk after the other; or one chunk,
     if chunks are apart.
     """
-    import triton  # type: ignore[import-untyped]  # it has no type information
+    import triton
 
     values, predicted = tensors[:2]
     if not values.is_cuda and isinstance(kernel, triton.runtime.JITFunction):

@@ -21,8 +21,10 @@ from gopstream.models.layers.channel_shift import ChannelBoundary
 from gopstream.models.layers.drop_path import drop_path_rates
 from gopstream.models.layers.patterns import OffsetSign, Pattern
 from gopstream.models.layers.sizes import require_hidden_width, require_positive
-from gopstream.models.pst.patches import NORM_EPSILON, PatchEmbedding
-from gopstream.models.pst.relative_position import PositionRule
+from gopstream.models.layers.windows.patches import NORM_EPSILON, PatchEmbedding
+from gopstream.models.layers.windows.relative_position import PositionRule
+from gopstream.models.layers.windows.stage_widths import stage_widths
+from gopstream.models.layers.windows.window_attention import ChannelShift, WindowAttention
 from gopstream.models.pst.shift_options import (
     ShiftOptions,
     check_shifts,
@@ -30,7 +32,6 @@ from gopstream.models.pst.shift_options import (
     plan_all_windows,
 )
 from gopstream.models.pst.stage import BlockKind, Stage
-from gopstream.models.pst.window_attention import ChannelShift, WindowAttention
 
 PAPER_TOKEN_FRAMES: Final = 16
 """Frames of the table of positions in the authors' code."""
@@ -109,13 +110,9 @@ class PatchShiftTransformer(nn.Module):
         """
         super().__init__()
         require_positive(
-            {
-                "num_classes": num_classes,
-                "num_frames": num_frames,
-                "patch_size": patch_size,
-            }
+            {"num_classes": num_classes, "num_frames": num_frames, "patch_size": patch_size}
         )
-        widths = _stage_widths(embed_dim, depths=depths, num_heads=num_heads)
+        widths = stage_widths(embed_dim, depths=depths, num_heads=num_heads)
         require_hidden_width(mlp_ratio, width=embed_dim)
         shifts = ShiftOptions(
             block_kinds,
@@ -219,21 +216,3 @@ class PatchShiftTransformer(nn.Module):
         """Map features as of `forward_features` to (B, num_classes) logits."""
         logits: Tensor = self.head(self.head_dropout(features.mean(dim=(2, 3, 4))))
         return logits
-
-
-def _stage_widths(embed_dim: int, *, depths: Sequence[int], num_heads: Sequence[int]) -> list[int]:
-    """Return C of each stage; refuses stages that do not fit each other."""
-    if not depths or len(depths) != len(num_heads):
-        raise ValueError(
-            f"depths and num_heads must have one number for each stage, "
-            f"got {tuple(depths)} and {tuple(num_heads)}"
-        )
-    require_positive({"embed_dim": embed_dim, "depths": depths, "num_heads": num_heads})
-    widths = [embed_dim * 2**stage for stage in range(len(depths))]
-    for stage, (width, heads) in enumerate(zip(widths, num_heads, strict=True)):
-        if width % heads:
-            raise ValueError(
-                f"num_heads must divide the width of each stage, got {heads} heads for "
-                f"{width} channels in stage {stage}"
-            )
-    return widths

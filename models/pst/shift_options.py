@@ -8,8 +8,8 @@ from gopstream.models.layers.choices import require_choice
 from gopstream.models.layers.patterns import OffsetSign, Pattern, freeze_pattern
 from gopstream.models.layers.sizes import require_positive
 from gopstream.models.layers.unused_options import refuse_unused
-from gopstream.models.pst.attention_tables import WindowPlan
-from gopstream.models.pst.relative_position import PositionRule, PositionTable
+from gopstream.models.layers.windows.attention_tables import WindowPlan
+from gopstream.models.layers.windows.relative_position import PositionRule, PositionTable
 from gopstream.models.pst.stage import BlockKind
 
 _PLAIN: Final = ("plain", "plain")

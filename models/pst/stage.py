@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gopstream.models.layers.pre_norm_block import PreNormBlock
-from gopstream.models.pst.attention_tables import WindowPlan
-from gopstream.models.pst.patches import NORM_EPSILON, PatchMerging
-from gopstream.models.pst.sparse import PHASES
-from gopstream.models.pst.window_attention import ChannelShift, WindowAttention
+from gopstream.models.layers.windows.attention_tables import WindowPlan
+from gopstream.models.layers.windows.patches import NORM_EPSILON, PatchMerging
+from gopstream.models.layers.windows.sparse import PHASES
+from gopstream.models.layers.windows.window_attention import ChannelShift, WindowAttention
 
 BlockKind = Literal["plain", "tcs", "tps", "sparse"]
 

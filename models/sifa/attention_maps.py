@@ -38,6 +38,17 @@ class AttentionMaps(NamedTuple):
     """P sampled frames: the first of those in the attending frame of features."""
     key_frames: tuple[int, ...]
     """P sampled frames: the first of those in the attended one."""
+    block: int
+    """Number of the attention."""
+
+
+class _Attended(NamedTuple):
+    """An attention that has run."""
+
+    number: int
+    module: InterFrameAttention
+    features_BTHWC: Tensor
+    """What it was given."""
 
 
 def attention_maps(
@@ -67,7 +78,7 @@ def attention_maps(
         ValueError: If there is no such block, place or direction, or a clip has a single frame of
             features, which attends nothing.
     """
-    attention, features = _run(model, frames, block=block)
+    block, attention, features = _run(model, frames, block=block)
     num_frames, height, width = features.shape[1:4]
     if direction == "previous" and attention.options.variant != "bidirectional":
         raise ValueError(
@@ -93,20 +104,18 @@ def attention_maps(
         query_places=cells.centres,
         query_frames=tuple((attending[:num_pairs] * step).tolist()),
         key_frames=tuple((pairs.of_keys(numbers[None])[0] * step).tolist()),
+        block=block,
     )
 
 
-def _run(
-    model: nn.Module, frames: Tensor, *, block: int | None
-) -> tuple[InterFrameAttention, Tensor]:
-    """Return the attention and the (B, T, H, W, C) that it was given."""
+def _run(model: nn.Module, frames: Tensor, *, block: int | None) -> _Attended:
     count = 0
-    kept: list[tuple[InterFrameAttention, Tensor]] = []
+    kept: list[_Attended] = []
 
     def keep(module: nn.Module, given: tuple[Tensor, ...]) -> None:
         nonlocal count
         if block is None or block == count:
-            kept[:] = [(cast(InterFrameAttention, module), given[0])]
+            kept[:] = [_Attended(count, cast(InterFrameAttention, module), given[0])]
         count += 1
 
     parts = [part for part in model.modules() if isinstance(part, InterFrameAttention)]

@@ -100,11 +100,24 @@ def inflate_stem(key: str, source: Tensor, wanted: torch.Size) -> tuple[Tensor, 
     Returns:
         The tensor and what was done; None for any other key or shape.
     """
-    if key != "stem.convolutions.0.weight" or len(wanted) != 5 or source.ndim != 4:
+    if key != "stem.convolutions.0.weight":
+        return None
+    return place_in_middle(source, wanted)
+
+
+def place_in_middle(source: Tensor, wanted: torch.Size) -> tuple[Tensor, str] | None:
+    """Make the kernel of an image that of one frame of a group; the others are zero.
+
+    Args:
+        source: (C, 3, height, width).
+        wanted: (C, 3, frames, height, width).
+
+    Returns:
+        The tensor and what was done; None for any other shape.
+    """
+    if len(wanted) != 5 or source.shape != wanted[:2] + wanted[3:]:
         return None
     frames = wanted[2]
-    if source.shape != wanted[:2] + wanted[3:]:
-        return None
     tap = frames // 2
     inflated = source.new_zeros(wanted)
     inflated[:, :, tap] = source

@@ -209,7 +209,7 @@ def _launch(
     options: dict[str, Any],
 ) -> None:
     """Run a kernel over the pixels of the first of the strided tensors, (B, P, H, W, C)."""
-    import triton  # type: ignore[import-untyped]  # it has no type information
+    import triton
 
     like = strided[0]
     if like.device.type != "cuda" and isinstance(kernel, triton.runtime.JITFunction):

@@ -18,6 +18,7 @@ COMMANDS = (
     "evaluate",
     "extract",
     "info",
+    "inspect",
     "merge",
     "models",
     "planes add",

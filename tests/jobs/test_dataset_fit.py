@@ -2,7 +2,7 @@
 
 import pytest
 
-from gopstream.jobs.dataset_fit import check_fit, check_planes
+from gopstream.jobs.dataset_fit import check_fit
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.recipe import DataRecipe
 from gopstream.shards.dataset_files import DatasetFacts
@@ -147,14 +147,3 @@ def test_force_goes_on_and_warns(capsys):
     assert "warning: shards does not fit the recipe:" in captured.err
     assert "at most 256 pixels, the recipe needs 128" in captured.err
     assert "--force" in captured.err
-
-
-def test_planes_that_a_model_needs_are_refused_with_the_command_that_adds_them():
-    held = facts("motion")
-    with pytest.raises(UserError, match=r"^set lacks the planes frames, mine: .*--planes frames"):
-        check_planes(held, ["frames", "mine"], url="set")
-    reason = (
-        "^set lacks the plane motion: gopstream shard VIDEOS --out OTHER --planes frames,motion$"
-    )
-    with pytest.raises(UserError, match=reason):
-        check_planes(facts("frames"), ["coverage", "frames", "motion"], url="set")

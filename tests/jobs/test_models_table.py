@@ -8,13 +8,12 @@ import pytest
 pytest.importorskip("torch", reason="models need torch")
 
 from gopstream.jobs.bench import model_table  # noqa: E402
-from gopstream.jobs.bench.model_table import failures, measure_variant  # noqa: E402
+from gopstream.jobs.bench.model_table import all_variants, failures, measure_variant  # noqa: E402
 from gopstream.jobs.bench.model_variants import (  # noqa: E402
     PST,
     VIDEO_FOCALNET,
     Reference,
     Variant,
-    all_variants,
     catalogue_variants,
 )
 from gopstream.models import list_models  # noqa: E402

@@ -7,7 +7,6 @@ import torch
 
 from gopstream.jobs.cli import main
 from gopstream.jobs.demo_videos import write_demo_videos
-from gopstream.jobs.errors import UserError
 from gopstream.jobs.evaluate import _without_motion, evaluate
 from gopstream.jobs.network import (
     build_network,
@@ -21,6 +20,7 @@ from gopstream.jobs.train import train
 from gopstream.models.catalogue import find_model
 from gopstream.shards import MotionSpec, RgbResidualSpec, ShardDataset, View, view_batches
 from gopstream.shards.edit_planes import drop_plane
+from gopstream.shards.errors import ShardError
 from gopstream.shards.loading.batch_ops import normalise
 from gopstream.shards.local_storage import LocalStorage
 
@@ -136,7 +136,7 @@ def test_a_dataset_without_the_residual_is_refused(root, tmp_path):
     dataset = ShardDataset(tmp_path / "set", "train")
     recipe = recipe_of("residual")
     spec = clip_spec(recipe, build_network(recipe, 8))
-    with pytest.raises(UserError, match="lacks the plane residual"):
+    with pytest.raises(ShardError, match="has no residual plane"):
         check_dataset(dataset, spec)
     motion = recipe_of("motion")
     check_dataset(dataset, clip_spec(motion, build_network(motion, 8)))

@@ -1,23 +1,21 @@
 """Every kind of network of the catalogue is one graph: for torch.compile and for torch.export.
 
-Names whose shrunk options make the same network (T and B of a family) are tried once. Compiling
-takes a second for each block: one network of PST has two stages, the others both kinds of blocks.
+Names whose shrunk options make the same network (T and B of a family) are tried once.
 `make prove-models` compiles with Inductor, also for a second size of every family.
 """
 
 import pytest
 import torch
 
-from gopstream.models.catalogue import MODELS
 from shrunk_models import kinds, make_inputs, make_shrunk
 
-TWO_STAGES = "swin2d_b"
-
-
-def options_of(name):
-    if MODELS[name].family != "pst":
-        return {}
-    return {"depths": (1, 1)} if name == TWO_STAGES else {"depths": (2,), "num_heads": (2,)}
+# A block takes seconds. One network of PST has two stages, the others have both kinds of blocks.
+FEWER_BLOCKS = {
+    "swin2d_b": {"depths": (1, 1)},
+    **dict.fromkeys(("pst_b", "pst_b_dagger", "video_swin_b"), {"depths": (2,), "num_heads": (2,)}),
+    "dvt_mvit_b": {"depth": 2},
+    "dvt_vit_b": {"depth": 1},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +34,7 @@ def gradients_of(function, model, frames):
 @pytest.mark.parametrize("name", kinds())
 def test_forward_and_backward_compile_as_one_graph(name):
     # Without random rows and dropout, which a compiled graph draws in another order.
-    model = make_shrunk(name, **options_of(name)).eval()
+    model = make_shrunk(name, **FEWER_BLOCKS.get(name, {})).eval()
     frames = make_inputs(name)["frames"]
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     # Compiled first: tables that are kept by size must not be there before.
@@ -61,7 +59,7 @@ def test_compiled_pst_takes_clips_of_a_size_that_it_has_not_seen():
 @pytest.mark.parametrize("name", kinds())
 @torch.no_grad()
 def test_export_gives_a_program_for_any_batch(name):
-    model = make_shrunk(name, **options_of(name)).eval()
+    model = make_shrunk(name, **FEWER_BLOCKS.get(name, {})).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(
         model,

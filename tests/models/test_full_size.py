@@ -16,7 +16,7 @@ from gopstream.models.weights.source_layout import recognise_layout
 FIGURES = {name: entry.figures for name, entry in MODELS.items() if entry.figures is not None}
 
 # Reproduced neither by us nor by the authors' code: figures.deviations says why.
-GMACS_NOT_THE_PAPERS = {"video_focalnet_b", "sifa_net_r50", "sifa_net_r101"}
+GMACS_NOT_THE_PAPERS = {"video_focalnet_b", "sifa_net_r50", "sifa_net_r101", "sifa_swin_b"}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_parameters_and_gmacs_are_those_of_the_authors_code(costs, name):
     assert cost.gmacs == pytest.approx(figures.official_gmacs, rel=2e-5)
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", [name for name in FIGURES if FIGURES[name].gmacs is not None])
 def test_gmacs_are_the_papers_to_one_percent(costs, name):
     close = costs[name].gmacs == pytest.approx(FIGURES[name].gmacs, rel=1e-2)
     assert close == (name not in GMACS_NOT_THE_PAPERS)

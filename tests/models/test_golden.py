@@ -13,6 +13,7 @@ from gopstream.models.video_focalnet.model import VideoFocalNet
 
 golden = runpy.run_path(str(Path(__file__).with_name("golden.py")))
 compare_file = golden["compare_file"]
+families = runpy.run_path(str(Path(__file__).with_name("golden_families.py")))
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +34,7 @@ CASES = {
         {"logits", "dual logits", "probabilities", "acts"},
     ),
     "sifa_op_1": ("no network", {"sums", "products"}),
+    "sifa_swin_1": ("authors of SIFA-Transformer", {"logits", "acts"}),
 }
 
 
@@ -91,6 +93,10 @@ def test_every_part_of_a_file_counts(golden_folder, tmp_path, prefix):
         *(("sifa_resnet_1", name) for name in ("y", "y64_dual", "prob", "act/layer4_dual")),
         ("sifa_resnet_1", "sd/layer3.1.def_cor.weight"),
         ("sifa_resnet_1", "sd/layer4_dual.1.conv_offset.weight"),
+        *(("sifa_swin_1", name) for name in ("y", "y64", "act/patch_embed", "act/layers.0")),
+        ("sifa_swin_1", "sd/layers.0.blocks.0.def_cor.weight"),
+        ("sifa_swin_1", "sd/layers.0.blocks.1.conv.weight"),
+        ("sifa_swin_1", "sd/layers.1.blocks.1.tda_norm.bias"),
     ],
 )
 def test_every_part_of_a_file_of_sifa_counts(golden_folder, tmp_path, case, name):
@@ -110,6 +116,13 @@ def test_every_part_of_a_file_of_sifa_counts(golden_folder, tmp_path, case, name
         ("sifa_resnet_1", "base_width", 8, "nothing was loaded"),
         ("sifa_resnet_1", "region_size_per_stage", [1, 3, 3, 5], "nothing was loaded"),
         ("sifa_resnet_1", "global_context", False, "nothing was loaded"),
+        ("sifa_swin_1", "temporal_shift", "propagating", "temporal_shift must be 'clean', got"),
+        ("sifa_swin_1", "clip_length", 32, "clip_length must be 16, got 32"),
+        ("sifa_swin_1", "patch_size", 2, "patch_size must be 4, got 2"),
+        ("sifa_swin_1", "region_size", 5, "nothing was loaded"),
+        ("sifa_swin_1", "tubelet_frames", 2, "nothing was loaded"),
+        ("sifa_swin_1", "patch_norm", True, "nothing was loaded"),
+        ("sifa_swin_1", "shift", "clean", "not understood in its config: 'shift'"),
     ],
 )
 def test_configuration_of_sifa_is_that_of_its_network(
@@ -124,12 +137,19 @@ def test_configuration_of_sifa_is_that_of_its_network(
 
 
 def test_options_of_sifa_change_what_is_computed(golden_folder, tmp_path):
-    for key, value in (("saliency_residual", False), ("last", "self")):
+    for case, key, value in (
+        ("sifa_resnet_1", "saliency_residual", False),
+        ("sifa_resnet_1", "last", "self"),
+        ("sifa_swin_1", "last", "self"),
+        ("sifa_swin_1", "motion_input", "attention"),
+        # The second block of the second stage then convolves, and does not attend.
+        ("sifa_swin_1", "img_size", 224),
+    ):
 
         def other(arrays, config, key=key, value=value):
             config[key] = value
 
-        path = change(golden_folder / "sifa_resnet_1.npz", tmp_path / "other.npz", edit=other)
+        path = change(golden_folder / f"{case}.npz", tmp_path / "other.npz", edit=other)
         assert not compare_file(path).passed
 
 
@@ -247,7 +267,7 @@ def test_options_of_video_focalnet_reach_the_network(theirs, ours):
     options = {key: value for key, value in VIDEO_FOCALNET.items() if key != "num_classes"}
 
     def of_config():
-        return golden["build_video_focalnet"](VIDEO_FOCALNET | theirs | {"num_frames": 4}, 4)
+        return families["build_video_focalnet"](VIDEO_FOCALNET | theirs | {"num_frames": 4}, 4)
 
     def make(**more):
         return VideoFocalNet(3, num_frames=4, **options, **more)
@@ -292,7 +312,7 @@ def test_options_of_pst_reach_the_network(theirs, ours):
         return PatchShiftTransformer(3, num_frames=8, **(options | more))
 
     def of_config():
-        return golden["build_pst"](PST | theirs, 8)
+        return families["build_pst"](PST | theirs, 8)
 
     assert same_network(of_config, lambda: make(**ours), num_frames=8)
     assert ours == {} or not same_network(of_config, make, num_frames=8)
@@ -311,7 +331,7 @@ def test_options_of_pst_reach_the_network(theirs, ours):
 )
 def test_configuration_that_cannot_be_built_is_said(build, config, problem):
     with pytest.raises(ValueError, match=problem):
-        golden[build](dict(config), 4)
+        families[build](dict(config), 4)
 
 
 def test_command_says_what_is_no_such_file(tmp_path, capsys):

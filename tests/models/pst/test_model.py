@@ -16,7 +16,6 @@ from gopstream.models.pst import (
     video_swin_t,
 )
 from gopstream.models.pst.model import PatchShiftTransformer
-from gopstream.models.pst.patches import PatchEmbedding
 
 PATCH_ONLY = ("plain", "tps")
 
@@ -191,15 +190,6 @@ def test_features_are_of_the_token_grid_and_classify_to_the_logits():
     assert torch.equal(model.classify(features), model(frames))
     expected = model.head(features.mean(dim=(2, 3, 4)))
     assert torch.equal(model.classify(features), expected)
-
-
-@torch.no_grad()
-def test_embedding_is_the_convolution():
-    embedding = PatchEmbedding(8, patch_size=(2, 4, 4), norm=False)
-    frames = make_frames(num_frames=3, size=(9, 8))
-    padded = torch.nn.functional.pad(frames, (0, 0, 0, 3, 0, 1))
-    expected = embedding.projection(padded).permute(0, 2, 3, 4, 1)
-    torch.testing.assert_close(embedding(frames), expected, rtol=0, atol=1e-5)
 
 
 def logits_of(**options):

@@ -1,7 +1,7 @@
 """What the blocks of a stage are given."""
 
-from gopstream.models.pst.attention_tables import WindowPlan
-from gopstream.models.pst.relative_position import PositionTable
+from gopstream.models.layers.windows.attention_tables import WindowPlan
+from gopstream.models.layers.windows.relative_position import PositionTable
 from gopstream.models.pst.stage import plan_block
 
 WINDOWS = WindowPlan(

@@ -19,8 +19,12 @@ from torch.nn import functional
 
 from gopstream.models.layers.channel_shift import ChannelBoundary, shift_channels
 from gopstream.models.layers.gather import gather_rows, widen_to_clips
-from gopstream.models.pst.attention_tables import AttentionTables, WindowPlan, attention_tables
-from gopstream.models.pst.windows import MASKED
+from gopstream.models.layers.windows.attention_tables import (
+    AttentionTables,
+    WindowPlan,
+    attention_tables,
+)
+from gopstream.models.layers.windows.window_grid import MASKED
 
 _ROW_ALIGNMENT: Final = 16
 

@@ -2,10 +2,10 @@
 
 import torch
 
-from gopstream.models.pst.attention_tables import WindowPlan, attention_tables
-from gopstream.models.pst.relative_position import PositionTable
-from gopstream.models.pst.sparse import kept_places
-from gopstream.models.pst.windows import plan_windows, window_mask
+from gopstream.models.layers.windows.attention_tables import WindowPlan, attention_tables
+from gopstream.models.layers.windows.relative_position import PositionTable
+from gopstream.models.layers.windows.sparse import kept_places
+from gopstream.models.layers.windows.window_grid import plan_windows, window_mask
 
 
 def test_mask_and_positions_of_sparse_windows_are_those_of_their_tokens():

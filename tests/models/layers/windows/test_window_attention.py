@@ -8,10 +8,10 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from gopstream.models.layers.patterns import TILES
-from gopstream.models.pst import window_attention
-from gopstream.models.pst.attention_tables import WindowPlan, attention_tables
-from gopstream.models.pst.relative_position import PositionTable
-from gopstream.models.pst.window_attention import ChannelShift, WindowAttention
+from gopstream.models.layers.windows import window_attention
+from gopstream.models.layers.windows.attention_tables import WindowPlan, attention_tables
+from gopstream.models.layers.windows.relative_position import PositionTable
+from gopstream.models.layers.windows.window_attention import ChannelShift, WindowAttention
 
 WIDTH, HEADS = 16, 2
 WINDOW = 3

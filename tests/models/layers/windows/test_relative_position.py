@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from gopstream.models.pst.relative_position import PositionTable, position_rows
-from gopstream.models.pst.windows import plan_windows
+from gopstream.models.layers.windows.relative_position import PositionTable, position_rows
+from gopstream.models.layers.windows.window_grid import plan_windows
 
 
 def slow_rows(frames, offsets, rule, *, table_frames=16, moved=True):

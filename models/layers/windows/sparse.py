@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from gopstream.models.pst.windows import WindowGrid
+from gopstream.models.layers.windows.window_grid import WindowGrid
 
 Phase = tuple[int, int]
 

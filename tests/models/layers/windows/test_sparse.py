@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from gopstream.models.pst.sparse import PHASES, kept_places
-from gopstream.models.pst.windows import plan_windows
+from gopstream.models.layers.windows.sparse import PHASES, kept_places
+from gopstream.models.layers.windows.window_grid import plan_windows
 
 
 @pytest.mark.parametrize(("phase", "rows", "columns"), [

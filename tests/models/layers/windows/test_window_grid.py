@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gopstream.models.pst.windows import plan_windows, window_mask, window_rows
+from gopstream.models.layers.windows.window_grid import plan_windows, window_mask, window_rows
 
 CASES = {
     "even": ((4, 14, 14), (1, 7, 7), False),

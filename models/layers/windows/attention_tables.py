@@ -15,9 +15,15 @@ from torch import Tensor
 from gopstream.models.layers.gather import RowMap, make_row_map
 from gopstream.models.layers.kept_tables import KeptTables
 from gopstream.models.layers.patterns import OffsetSign, Pattern
-from gopstream.models.pst.relative_position import PositionTable, position_rows
-from gopstream.models.pst.sparse import Phase, kept_places
-from gopstream.models.pst.windows import Triple, WindowGrid, plan_windows, window_mask, window_rows
+from gopstream.models.layers.windows.relative_position import PositionTable, position_rows
+from gopstream.models.layers.windows.sparse import Phase, kept_places
+from gopstream.models.layers.windows.window_grid import (
+    Triple,
+    WindowGrid,
+    plan_windows,
+    window_mask,
+    window_rows,
+)
 
 MOST_BYTES_KEPT: Final = 2**28
 """Of the tables of all models and sizes together, on all devices."""
@@ -54,7 +60,7 @@ class BiasMask(NamedTuple):
 
 
 class AttentionTables(NamedTuple):
-    """The tables of one plan and size on one device (see `windows` for the letters)."""
+    """The tables of one plan and size on one device (see `window_grid` for the letters)."""
 
     into_windows: RowMap
     """From (T H W) tokens to P places; windows that share a bias follow each other."""

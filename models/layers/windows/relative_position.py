@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gopstream.models.pst.windows import WindowGrid
+from gopstream.models.layers.windows.window_grid import WindowGrid
 
 PositionRule = Literal["official", "paper"]
 
