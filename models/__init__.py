@@ -9,4 +9,4 @@ __all__ = ["create_model", "list_models"]
 
 # A compiler that traces the Python of einops takes two to three times as long for a network.
 for _operation in (rearrange, reduce, repeat):
-    torch.compiler.allow_in_graph(_operation)
+    torch.compiler.allow_in_graph(_operation)  # type: ignore[no-untyped-call]  # torch has no types
