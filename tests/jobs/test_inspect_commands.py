@@ -60,6 +60,8 @@ def run(root, checkpoint, out, *words):
         ),
         ("dvt_tiny", ["model.use_motion=false"], {"grad_cam", "sampled_points"}),
         ("video_focalnet_tiny", [], {"grad_cam", "modulators_in_space", "modulators_in_time"}),
+        ("sifa_net_tiny", [], {"grad_cam", "motion_saliency", "attention_points"}),
+        ("sifa_swin_tiny", [], {"grad_cam", "motion_saliency", "attention_points"}),
         ("pst_tiny", [], {"grad_cam"}),
     ],
 )

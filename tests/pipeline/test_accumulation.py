@@ -301,3 +301,50 @@ def test_steps_finer_than_the_vectors_are_refused():
     step.steps[1, 2, 3, 0] = 0.001
     with pytest.raises(ValueError, match="multiples of 1/64 cell"):
         accumulate(step, np.array([[0, 2]]), display_size=(64, 48))
+
+
+def whole_cells(seed, *, num_frames=6, rows=5, columns=7):
+    """Draw motion of whole cells, so that every position is the centre of a block."""
+    random = np.random.default_rng(seed)
+    return CELL * random.integers(-1, 2, (num_frames, rows, columns, 2))
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+@given(seed=st.integers(0, 2**31))
+@settings(max_examples=10)
+def test_an_enlarged_stream_gives_enlarged_backward_motion(factor, seed):
+    """Resize then accumulate, or accumulate then multiply (spec of DVT, property 18).
+
+    Of two blocks from one place the later wins, and enlarging makes other blocks tie: forward
+    motion is then one of several that are as good.
+    """
+    motion, samples = whole_cells(seed), np.array([[0, 2, 5]])
+    large = factor * motion.repeat(factor, axis=1).repeat(factor, axis=2)
+    size, backward = (7 * 8, 5 * 8), np.tril_indices(3)
+    small = accumulate(predicted_frames(motion), samples, display_size=size)
+    big = accumulate(
+        predicted_frames(large), samples, display_size=(factor * size[0], factor * size[1])
+    )
+    moved = factor * small.displacement.repeat(factor, axis=3).repeat(factor, axis=4)
+    valid = small.valid.repeat(factor, axis=3).repeat(factor, axis=4)
+    for later, earlier in zip(*backward, strict=True):
+        where = valid[0, later, earlier]
+        assert np.array_equal(big.valid[0, later, earlier], where)
+        found = big.displacement[0, later, earlier]
+        assert np.array_equal(found[where], moved[0, later, earlier][where])
+
+
+@given(seed=st.integers(0, 2**31))
+@settings(max_examples=10)
+def test_a_cropped_stream_gives_the_same_motion_where_it_does_not_leave_the_crop(seed):
+    """Crop leaves interior values unchanged (spec of DVT, property 19)."""
+    motion, samples = whole_cells(seed, rows=9, columns=11), np.array([[0, 1, 3]])
+    whole = accumulate(predicted_frames(motion), samples, display_size=(11 * 8, 9 * 8))
+    cropped = motion[:, 1:8, 2:10]
+    part = accumulate(predicted_frames(cropped), samples, display_size=(8 * 8, 7 * 8))
+    shown = np.s_[0, :, :, 1:8, 2:10]
+    backward = np.tril(np.ones((3, 3), bool))[:, :, None, None]
+    inside = part.valid[0] & backward
+    assert inside.any()
+    assert whole.valid[shown][inside].all()
+    assert np.array_equal(part.displacement[0][inside], whole.displacement[shown][inside])
