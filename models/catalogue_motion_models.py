@@ -229,6 +229,7 @@ MOTION_MODELS: Final = (
         ),
         paper=_DVT_PAPER,
         notes="D-ST-A in two blocks of width 48 and 96, for tests and the demo; not in the paper",
+        layouts=dvt_source_keys.LAYOUTS,
         shrunk_size=32,
     ),
     _dvt(

@@ -21,12 +21,12 @@ _LEAF = r"(weight|bias)"
 
 
 def adapt_positions(key: str, source: Tensor, wanted: torch.Size) -> tuple[Tensor, str] | None:
-    """Give positions of an image model, (1, N, D), the grid and the frames of a video model.
+    """Give positions of an image model, (1, N, D), or of one of clips the grid and frames wanted.
 
     The grid is resized bicubically, without its class token, as DeiT's authors do; the result is
-    repeated for every frame.
+    repeated for every frame, or that of several frames resized linearly.
     """
-    if key != "positions" or source.shape[0] != 1 or source.shape[2] != wanted[2]:
+    if key != "positions" or source.dim() != 3 or source.shape[2] != wanted[2]:
         return None
     done = []
     if source.shape[1] != wanted[1]:
@@ -38,9 +38,15 @@ def adapt_positions(key: str, source: Tensor, wanted: torch.Size) -> tuple[Tenso
         patches = grid.flatten(2).transpose(1, 2).to(source.dtype)
         source = torch.cat([source[:, :1], patches], dim=1)
         done.append(f"resized {old} x {old} -> {new} x {new} patches")
-    if wanted[0] != 1:
+    frames = len(source)
+    if frames == 1 != wanted[0]:
         source = source.repeat(wanted[0], 1, 1)
         done.append(f"inflated 2D -> {wanted[0]} frames")
+    elif frames != wanted[0]:
+        series = source.permute(1, 2, 0).float()
+        series = interpolate(series, size=wanted[0], mode="linear", align_corners=False)
+        source = series.permute(2, 0, 1).to(source.dtype)
+        done.append(f"resized {frames} -> {wanted[0]} frames")
     return source, ", ".join(sorted(done))
 
 

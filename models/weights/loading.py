@@ -13,7 +13,7 @@ from gopstream.models.weights.checkpoint_files import read_checkpoint
 from gopstream.models.weights.source_layout import SourceLayout, Split, recognise_layout
 
 OWN_LAYOUT: Final = SourceLayout(name="gopstream", marks=(), renames=((r"(.*)", r"\1"),))
-"""A state dict of the same model, made here; only the number of classes may differ."""
+"""A state dict of the same model, made here, perhaps for other classes, sizes or lengths."""
 
 _NOT_THERE: Final = "the weights do not have it"
 _MAX_LISTED: Final = 12
@@ -90,8 +90,9 @@ def load_weights(
 ) -> LoadReport:
     """Copy weights into a model, from a file or a state dict.
 
-    A state dict of the same model (same keys and shapes, but for the head) is taken as it is;
-    else the first layout that is recognised says what each key means. If anything does not
+    A state dict of the same model is taken as it is: its keys are the same, and where shapes
+    differ the family's layouts say what can be fitted. Else the first layout that is recognised
+    says what each key means. If anything does not
     fit, the model stays as it was.
 
     Args:
@@ -111,7 +112,8 @@ def load_weights(
     wanted = model.state_dict()
     if any(tensor.is_meta for tensor in wanted.values()):
         raise ValueError("the model is on the meta device and cannot hold weights; make it anew")
-    layout = OWN_LAYOUT if _is_own(wanted, state) else recognise_layout(layouts, state)
+    is_own = wanted.keys() == state.keys()
+    layout = _own_layout(layouts) if is_own else recognise_layout(layouts, state)
     match = match_layout(layout, wanted=wanted, source=state, strict=strict)
     with torch.no_grad():
         for key, tensor in match.tensors.items():
@@ -180,12 +182,16 @@ def _describe(layout: SourceLayout, faults: list[str]) -> str:
     return f"the weights of {layout.name} do not fit the model; nothing was loaded:{listed}{tail}"
 
 
-def _is_own(wanted: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> bool:
-    return set(wanted) == set(source) and all(
-        tensor.shape == source[key].shape
-        or _is_other_head(OWN_LAYOUT, key, theirs=source[key], ours=tensor)
-        for key, tensor in wanted.items()
-    )
+def _own_layout(layouts: Sequence[SourceLayout]) -> SourceLayout:
+    """Return the layout of a family's own names: it fits what the family's others can fit."""
+    heads = dict.fromkeys([OWN_LAYOUT.head, *(layout.head for layout in layouts)])
+    adapts = list(dict.fromkeys(layout.adapt for layout in layouts if layout.adapt is not None))
+
+    def adapt(key: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
+        tried = (adapt(key, tensor, shape) for adapt in adapts)
+        return next((fitted for fitted in tried if fitted is not None), None)
+
+    return OWN_LAYOUT._replace(adapt=adapt, head="|".join(heads))
 
 
 def _is_other_head(layout: SourceLayout, key: str, *, theirs: Tensor, ours: Tensor) -> bool:
