@@ -94,10 +94,17 @@ def test_positions_of_another_grid_are_resized_and_the_class_token_s_is_not():
     assert torch.all(grid[1:, 0] > grid[:-1, 0])
 
 
+def test_positions_of_a_clip_are_resized_in_time_linearly():
+    positions = torch.tensor([0.0, 4.0]).view(2, 1, 1).expand(2, 17, 3)
+    adapted, what = adapt_positions("positions", positions, torch.Size((4, 17, 3)))
+    assert what == "resized 2 -> 4 frames"
+    assert adapted.shape == (4, 17, 3)
+    assert adapted[:, 5, 1].tolist() == [0.0, 1.0, 3.0, 4.0]
+
+
 def test_what_does_not_fit_is_left_alone():
     assert adapt_positions("class_token", torch.zeros(1, 2, 4), torch.Size((1, 1, 4))) is None
     assert adapt_positions("positions", torch.zeros(1, 17, 4), torch.Size((1, 17, 8))) is None
-    assert adapt_positions("positions", torch.zeros(2, 17, 4), torch.Size((3, 17, 4))) is None
     assert adapt_positions("positions", torch.zeros(1, 18, 4), torch.Size((1, 10, 4))) is None
 
 
