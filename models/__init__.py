@@ -3,9 +3,9 @@
 import torch
 from einops import rearrange, reduce, repeat
 
-from gopstream.models.catalogue import create_model, list_models
+from gopstream.models.catalogue import create_model, find_model, list_models
 
-__all__ = ["create_model", "list_models"]
+__all__ = ["create_model", "find_model", "list_models"]
 
 # A compiler that traces the Python of einops takes two to three times as long for a network.
 for _operation in (rearrange, reduce, repeat):

@@ -1,8 +1,11 @@
 """Every model that can be made by name: looking it up, and making it."""
 
 import difflib
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from torch import nn
 
@@ -19,6 +22,8 @@ __all__ = [
     "find_model",
     "list_models",
 ]
+
+_LOGGER: Final = logging.getLogger("gopstream.models")
 
 
 def list_models() -> list[str]:
@@ -59,13 +64,15 @@ def create_model(
         num_frames: Sampled frames of a clip; None for the catalogue's.
         weights: A file of weights of the same model, or of others under names that the
             catalogue's layouts know; each key must be accounted for. None for fresh weights.
-            `load_weights` does the same and returns a report of where each weight went.
+            `load_weights` does the same and returns a report of where each weight went; here
+            its cautions are warnings, and the logger ``gopstream.models`` has it as information.
         **options: Arguments of the model's constructor, such as the paper's ablations.
 
     Returns:
         The model, in training mode.
 
     Raises:
+        TypeError: If a number or a yes or no is given as something else.
         ValueError: If the name, an option or an option's value is wrong, or the weights do
             not fit.
     """
@@ -78,12 +85,30 @@ def create_model(
                 f"{name} has no option {option!r}{_nearest(option, entry.options)}; "
                 f"its options: {', '.join(entry.options)}"
             )
+    _check_kinds(entry, {"num_classes": num_classes, **options})
     model = entry.constructor(num_classes, **options)
     if weights is not None:
-        load_weights(model, weights, layouts=entry.layouts)
+        report = load_weights(model, weights, layouts=entry.layouts)
+        _LOGGER.info("%s: %s", weights, report.summary())
+        for caution in report.cautions:
+            warnings.warn(f"{weights} in {name}: {caution}", stacklevel=2)
     return model
 
 
+def _check_kinds(entry: CatalogueEntry, options: Mapping[str, object]) -> None:
+    """Refuse what is no number where there is one by default, and likewise for yes and no."""
+    defaults = {name: one.default for name, one in entry.parameters.items()}
+    for option, value in options.items():
+        default = 1 if option == "num_classes" else defaults[option]
+        if isinstance(default, bool) and not isinstance(value, bool):
+            raise TypeError(f"{option} must be True or False, got {value!r}")
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if type(default) is float and not is_number:
+            raise TypeError(f"{option} must be a number, got {value!r}")
+        if type(default) is int and (isinstance(value, (str, bool, float)) or value is None):
+            raise TypeError(f"{option} must be a whole number, got {value!r}")
+
+
 def _nearest(word: str, known: Sequence[str]) -> str:
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
+    matches = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {matches[0]!r}?)" if matches else ""

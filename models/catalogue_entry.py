@@ -75,7 +75,12 @@ class CatalogueEntry:
     """Height and width in pixels that suit `shrunk`."""
 
     @property
-    def options(self) -> tuple[str, ...]:
-        """Names of the keyword options that `create_model` takes for this model."""
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """The keyword options that `create_model` takes for this model, by name."""
         parameters = inspect.signature(self.constructor).parameters
-        return tuple(name for name in parameters if name != "num_classes")
+        return {name: one for name, one in parameters.items() if name != "num_classes"}
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of those options."""
+        return tuple(self.parameters)

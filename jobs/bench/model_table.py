@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gopstream.jobs.bench.model_variants import PST, VIDEO_FOCALNET, Variant, catalogue_variants
-from gopstream.jobs.bench.motion_variants import DVT, SIFA
+from gopstream.jobs.bench.motion_variants import CUES, DVT, SIFA
 from gopstream.models.catalogue import MODELS
 from gopstream.models.cost import ModelCost, measure_model
 
@@ -29,7 +29,7 @@ _OTHER_CLASSES: Final = (400, 174, 48)
 
 def all_variants() -> list[Variant]:
     """Return every row of the table, in its order."""
-    return [*catalogue_variants(), *VIDEO_FOCALNET, *PST, *DVT, *SIFA]
+    return [*catalogue_variants(), *VIDEO_FOCALNET, *PST, *DVT, *CUES, *SIFA]
 
 
 class Comparison(NamedTuple):

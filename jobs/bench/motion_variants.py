@@ -95,6 +95,11 @@ DVT: Final = (
     ),
 )
 
+CUES: Final = tuple(
+    Variant(f"D-ST+MS-A (M) on MViT-B, cue {cue}", "dvt_mvit_b", {"cue": cue})
+    for cue in ("residual", "difference", "average", "none")
+)
+
 _FIRST_FRAME: Final = (
     "the authors' code estimates offsets for the first frame of a clip too and throws them away"
 )
@@ -150,6 +155,10 @@ def _released_swin(
     )
 
 
+def _ablation(title: str, options: Mapping[str, object]) -> Variant:
+    return Variant(f"SIFA-Net R50, {title}", "sifa_net_r50", options)
+
+
 SIFA: Final = (
     *(
         _released("r50", frames, parameters=43_040_928, gmacs=gmacs, paper=paper)
@@ -167,4 +176,14 @@ SIFA: Final = (
     _by_stages("res4 and 5", (4, 5), paper=24),
     _by_stages("res3 to 5", (3, 4, 5), paper=25),
     _by_stages("res2 to 5", (2, 3, 4, 5), paper=26),
+    _ablation("SIFA_C, Table 1(a)", {"variant": "correlation"}),
+    _ablation("SIFA_R, Table 1(a)", {"variant": "regular"}),
+    _ablation("SIFA*, Table 1(a)", {"variant": "bidirectional"}),
+    _ablation("offsets of a frame, Table 1(b)", {"offset_source": "frame"}),
+    _ablation("offsets of the clip, Table 1(b)", {"offset_source": "clip"}),
+    _ablation("offsets of the difference, Table 1(b)", {"offset_source": "difference"}),
+    *(
+        _ablation(f"regions of {side} x {side}, Table 1(c)", {"region": side})
+        for side in (1, 5, 7, 9)
+    ),
 )

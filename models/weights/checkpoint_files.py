@@ -1,6 +1,6 @@
 """Read the weights in a file: safetensors, or what `torch.save` wrote, never plainly unpickled."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +14,8 @@ STATE_PLACES: Final = ("state_dict", "model", "model_state", "module")
 """Where training code puts the state dict, in the order in which they are tried."""
 PICKLE_SUFFIXES: Final = (".pth", ".pt", ".bin", ".pyth", ".ckpt", ".tar")
 
-_PREFIX: Final = "module."  # of DistributedDataParallel
+_PREFIXES: Final = ("module.", "_orig_mod.")
+"""Of models wrapped by DistributedDataParallel and by ``torch.compile``."""
 _MAX_FACT_NODES: Final = 100_000
 _MAX_FACT_DEPTH: Final = 20
 
@@ -23,7 +24,7 @@ class Checkpoint(NamedTuple):
     """What is in a file of weights."""
 
     state: dict[str, Tensor]
-    """Tensors on the CPU by key, without the prefix "module."."""
+    """Tensors on the CPU by key, without prefixes that wrappers add ("module.")."""
     found_under: str
     """The entry that held them, such as "state_dict"; "" where the file is nothing else."""
     facts: dict[str, Any]
@@ -45,8 +46,12 @@ def read_checkpoint(path: Path | str, *, max_bytes: int = 16 * 2**30) -> Checkpo
         ValueError: If the file is too large, broken, of another kind, without a state dict, or
             its pickle asks for anything but tensors and plain settings.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a file of weights in it")
     size = path.stat().st_size
+    if size == 0:
+        raise ValueError(f"{path} is empty")
     if size > max_bytes:
         raise ValueError(f"{path} has {size} bytes; max_bytes allows {max_bytes}")
     if path.suffix == ".safetensors":
@@ -109,12 +114,22 @@ def _checked_state(path: Path, state: Mapping[Any, object]) -> dict[str, Tensor]
         # A few bytes can claim to be a tensor of any size, by a stride of 0.
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(f"{path}: {key} claims shape {tuple(value.shape)} without the values")
-    prefix = _PREFIX if all(str(key).startswith(_PREFIX) for key in state) else ""
+    prefix = _shared_prefix([str(key) for key in state])
     return {
         str(key).removeprefix(prefix): value.detach()
         for key, value in state.items()
         if isinstance(value, Tensor)
     }
+
+
+def _shared_prefix(keys: Sequence[str]) -> str:
+    """Return what wrappers have put before every key; a compiled model may be wrapped again."""
+    shared, found = "", True
+    while found:
+        tried = (shared + prefix for prefix in _PREFIXES)
+        longer = next((one for one in tried if all(key.startswith(one) for key in keys)), None)
+        found, shared = longer is not None, longer or shared
+    return shared
 
 
 class _TensorWithinError(Exception):

@@ -106,9 +106,16 @@ def load_weights(
         What was done with each key.
 
     Raises:
-        ValueError: If no layout is recognised, or keys or shapes do not fit as above.
+        ValueError: If no layout is recognised, or keys or shapes do not fit as above; names the
+            file.
     """
-    state = read_checkpoint(weights).state if isinstance(weights, (Path, str)) else weights
+    if isinstance(weights, (Path, str)):
+        state = read_checkpoint(weights).state
+        try:
+            return load_weights(model, state, layouts=layouts, strict=strict)
+        except ValueError as error:
+            raise ValueError(f"{weights}: {error}") from error
+    state = weights
     wanted = model.state_dict()
     if any(tensor.is_meta for tensor in wanted.values()):
         raise ValueError("the model is on the meta device and cannot hold weights; make it anew")

@@ -1,12 +1,15 @@
 """What holds for every model that can be made by name, shrunk by its own options."""
 
 import math
+import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 
 from gopstream.models import create_model, list_models
 from gopstream.models.catalogue import MODELS
+from gopstream.models.weights.loading import OWN_LAYOUT
 from shrunk_models import NUM_CLASSES, kinds, make_inputs, make_shrunk
 
 
@@ -173,3 +176,38 @@ def test_unknown_model_names_the_nearest():
 def test_unknown_option_names_the_nearest():
     with pytest.raises(ValueError, match=r"has no option 'num_point' \(did you mean 'num_points'"):
         create_model("dvt_tiny", num_classes=2, num_point=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": "4"}, "num_classes must be a whole number, got '4'"),
+        ({"num_frames": 3.5}, "num_frames must be a whole number, got 3.5"),
+        ({"shift_back": "False"}, "shift_back must be True or False, got 'False'"),
+        ({"drop_path_rate": "0.1"}, "drop_path_rate must be a number, got '0.1'"),
+        ({"window_size": True}, "window_size must be a whole number, got True"),
+    ],
+)
+def test_values_of_another_kind_are_refused(options, message):
+    with pytest.raises(TypeError, match=message):
+        create_model("pst_tiny", **{"num_classes": 4, **options})
+
+
+def test_cautions_of_weights_are_warnings(tmp_path):
+    model = create_model("pst_tiny", num_classes=4)
+    torch.save(model.state_dict(), tmp_path / "own.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        create_model("pst_tiny", num_classes=4, weights=tmp_path / "own.pth")
+    layout = OWN_LAYOUT._replace(
+        marks=(r"theirs\.head\.bias",),
+        renames=((r"theirs\.(.*)", r"\1"),),
+        caution=lambda model: "hot",
+    )
+    theirs = {f"theirs.{key}": weight for key, weight in model.state_dict().items()}
+    torch.save(theirs, tmp_path / "their.pth")
+    entry = replace(MODELS["pst_tiny"], layouts=(layout,))
+    warned = pytest.warns(UserWarning, match=r"their.pth in pst_tiny: hot")
+    with pytest.MonkeyPatch.context() as patch, warned:
+        patch.setitem(MODELS, "pst_tiny", entry)
+        create_model("pst_tiny", num_classes=4, weights=tmp_path / "their.pth")

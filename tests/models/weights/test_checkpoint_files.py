@@ -296,3 +296,18 @@ def test_larger_file_than_allowed_is_not_opened(tmp_path):
     assert_same(read_checkpoint(path, max_bytes=size).state, weights())
     with pytest.raises(ValueError, match=f"has {size} bytes; max_bytes allows {size - 1}"):
         read_checkpoint(path, max_bytes=size - 1)
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_prefixes_of_compiled_and_wrapped_models_are_left_out(tmp_path, prefix):
+    path = tmp_path / "wrapped.pth"
+    torch.save({f"{prefix}head.weight": torch.ones(2), f"{prefix}module": torch.ones(1)}, path)
+    assert read_checkpoint(path).state.keys() == {"head.weight", "module"}
+
+
+def test_what_is_no_file_of_weights_is_named(tmp_path):
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(ValueError, match=r"empty.pth is empty"):
+        read_checkpoint(tmp_path / "empty.pth")
+    with pytest.raises(ValueError, match="is a folder; give a file"):
+        read_checkpoint(tmp_path)

@@ -59,3 +59,9 @@ def test_each_head_of_other_classes_stays_as_it_was():
 def test_weights_that_nothing_can_fit_are_refused_by_name():
     with pytest.raises(ValueError, match=r"nothing was loaded:\n  .*weight"):
         moved("video_focalnet_tiny", {}, {"embed_dim": 16})
+
+
+def test_an_error_names_the_file(tmp_path):
+    torch.save({"other": torch.ones(1)}, tmp_path / "strange.pth")
+    with pytest.raises(ValueError, match=r"strange\.pth: .*names of no known layout"):
+        create_model("pst_tiny", num_classes=2, weights=tmp_path / "strange.pth")
