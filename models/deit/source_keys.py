@@ -33,7 +33,7 @@ def adapt_positions(key: str, source: Tensor, wanted: torch.Size) -> tuple[Tenso
         old, new = math.isqrt(source.shape[1] - 1), math.isqrt(wanted[1] - 1)
         if old**2 + 1 != source.shape[1]:
             return None
-        grid = source[:, 1:].unflatten(1, (old, old)).permute(0, 3, 1, 2).float()
+        grid = source[:, 1:].reshape(len(source), old, old, -1).permute(0, 3, 1, 2).float()
         grid = interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
         patches = grid.flatten(2).transpose(1, 2).to(source.dtype)
         source = torch.cat([source[:, :1], patches], dim=1)

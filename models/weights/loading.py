@@ -110,18 +110,17 @@ def load_weights(
             file.
     """
     if isinstance(weights, (Path, str)):
-        state = read_checkpoint(weights).state
+        found = read_checkpoint(weights).state
         try:
-            return load_weights(model, state, layouts=layouts, strict=strict)
+            return load_weights(model, found, layouts=layouts, strict=strict)
         except ValueError as error:
             raise ValueError(f"{weights}: {error}") from error
-    state = weights
     wanted = model.state_dict()
     if any(tensor.is_meta for tensor in wanted.values()):
         raise ValueError("the model is on the meta device and cannot hold weights; make it anew")
-    is_own = wanted.keys() == state.keys()
-    layout = _own_layout(layouts) if is_own else recognise_layout(layouts, state)
-    match = match_layout(layout, wanted=wanted, source=state, strict=strict)
+    is_own = wanted.keys() == weights.keys()
+    layout = _own_layout(layouts) if is_own else recognise_layout(layouts, weights)
+    match = match_layout(layout, wanted=wanted, source=weights, strict=strict)
     with torch.no_grad():
         for key, tensor in match.tensors.items():
             wanted[key].copy_(tensor)
