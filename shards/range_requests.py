@@ -9,9 +9,10 @@ import atexit
 import concurrent.futures
 import os
 import threading
+import time
 import weakref
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from gopstream.pipeline.errors import StoreError
 from gopstream.pipeline.object_store import Patience, Place
@@ -21,8 +22,11 @@ from gopstream.shards.byte_ranges import ReadCounters, Span, check_end
 if TYPE_CHECKING:
     from gopstream.shards.object_storage import ObjectStorage
 
+_Value = TypeVar("_Value")
+
 _UNSATISFIABLE: Final = 416
 _STOP_SECONDS: Final = 5.0
+_STOP_POLL_SECONDS: Final = 0.001
 
 
 class RangeRequest(NamedTuple):
@@ -120,8 +124,10 @@ class RangeRequests:
         while True:
             try:
                 content = memoryview(
-                    await obstore.get_range_async(
-                        place.store, place.path, start=request.start, end=request.end
+                    await _watched(
+                        obstore.get_range_async(
+                            place.store, place.path, start=request.start, end=request.end
+                        )
                     )
                 )
                 break
@@ -146,7 +152,7 @@ class RangeRequests:
         if status_of(error) != _UNSATISFIABLE:
             return
         try:
-            meta = await obstore.head_async(place.store, place.path)
+            meta = await _watched(obstore.head_async(place.store, place.path))
         except (BaseError, FileNotFoundError):
             return  # asked again with all patience, and then this is the error
         self._check_spans(request, meta["size"])
@@ -157,12 +163,25 @@ class RangeRequests:
 
 
 _RUNNING: Final[weakref.WeakSet[RangeRequests]] = weakref.WeakSet()
+# The futures of obstore. Its threads hold one until they have told it how the request ended, which
+# they do after it was cancelled as well.
+_HELD: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
+
+
+def _watched(future: Awaitable[_Value]) -> Awaitable[_Value]:
+    _HELD.add(future)
+    return future
 
 
 def _close_all() -> None:
-    """End the threads before the interpreter does: obstore's call back into it."""
+    """End the requests before the interpreter does: obstore's threads call back into it."""
     for requests in list(_RUNNING):
         requests.close()
+    patient_until = time.monotonic() + _STOP_SECONDS
+    while len(_HELD) and time.monotonic() < patient_until:
+        time.sleep(_STOP_POLL_SECONDS)
 
 
 atexit.register(_close_all)
+# The threads of a parent are not there in its child.
+os.register_at_fork(after_in_child=_HELD.clear)

@@ -8,7 +8,6 @@ Dimensions: as in `gopstream.models.dvt.portable_points`.
 
 import itertools
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gopstream.models.dvt.portable_points import Grids
+from gopstream.models.layers.atomic_sums import alert_to_changing_order
 
 _LARGEST_CHUNK: Final = 128
 _SMALLEST_CHUNK: Final = 16
@@ -92,7 +92,7 @@ def _attend_backward(
 ) -> tuple[Tensor, Tensor]:
     from gopstream.models.dvt.triton_point_kernels import backward_kernel
 
-    _alert_to_changing_order()
+    alert_to_changing_order("attend_points")
     values, predicted = _with_contiguous_channels(values), predicted.contiguous()
     # Many points add to one cell: a sum in half precision would lose the small ones.
     grad_values = torch.zeros(values.shape, dtype=_sum_dtype(values, predicted), device=grad.device)
@@ -225,19 +225,6 @@ def _shape_of_result(values: Tensor, predicted: Tensor) -> tuple[int, ...]:
 def _sum_dtype(values: Tensor, predicted: Tensor) -> torch.dtype:
     wide = torch.promote_types(values.dtype, predicted.dtype)
     return torch.promote_types(wide, torch.float32)
-
-
-def _alert_to_changing_order() -> None:
-    """Do what torch's own operators do that add atomically (grid_sample's gradient is one)."""
-    if not torch.are_deterministic_algorithms_enabled():
-        return
-    message = (
-        "the gradient of attend_points adds in an order that differs from run to run, which "
-        "torch.use_deterministic_algorithms(True) forbids; warn_only=True lets it pass"
-    )
-    if not torch.is_deterministic_algorithms_warn_only_enabled():
-        raise RuntimeError(message)
-    warnings.warn(message, stacklevel=2)
 
 
 def _with_contiguous_channels(values: Tensor) -> Tensor:

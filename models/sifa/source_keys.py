@@ -131,6 +131,7 @@ def caution_of_attention(model: nn.Module) -> str | None:
         "saliency_residual": True,
         "last": "zero",
         "scale": "mean",
+        "dilation": 1,
     }
     found = {
         f"{option}={getattr(module.options, option)!r} (theirs is {value!r})"
@@ -145,6 +146,17 @@ def caution_of_attention(model: nn.Module) -> str | None:
         "the authors' network attends otherwise than this one with "
         f"{', '.join(sorted(found))}: the weights fit, but features differ until it is trained "
         "further"
+    )
+
+
+def caution_of_unscaled_sums(model: nn.Module) -> str | None:
+    """Say so if attention grows with the third power of features that an image model has made."""
+    motions = [module for module in model.modules() if isinstance(module, InterFrameAttention)]
+    if all(module.options.scale == "mean" for module in motions):
+        return None
+    return (
+        "attention adds sums of products that nothing scales, as the paper has them, to features "
+        "of an image model, and may drown them; style='released' has the authors' scale"
     )
 
 
@@ -187,5 +199,6 @@ LAYOUTS: Final = (
         ),
         adapt=inflate_stem,
         head=_HEAD_ROWS,
+        caution=caution_of_unscaled_sums,
     ),
 )

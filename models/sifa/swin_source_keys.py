@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from gopstream.models.sifa.source_keys import place_in_middle
+from gopstream.models.sifa.source_keys import caution_of_unscaled_sums, place_in_middle
 from gopstream.models.sifa.swin import SifaTransformer
 from gopstream.models.weights.source_layout import SourceLayout
 from gopstream.models.weights.swin_names import (
@@ -138,7 +138,13 @@ def _of_images(layout: SourceLayout) -> SourceLayout:
             (r".*\.(motion|motion_norm|convolution)\..*", _NOT_OF_IMAGES),
         ),
         adapt=adapt_image,
+        caution=_caution_of_sums,
     )
+
+
+def _caution_of_sums(model: nn.Module) -> str | None:
+    assert isinstance(model, SifaTransformer)
+    return None if model.options.motion_norm else caution_of_unscaled_sums(model)
 
 
 LAYOUTS: Final = (_AUTHORS, *(_of_images(layout) for layout in (MICROSOFT, TIMM, TORCHVISION)))

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gopstream.models.layers.atomic_sums import alert_to_changing_order
+
 _TILE = 2048
 """Pixels times channels of a program: 16 registers of a thread for each float32 tile."""
 _THREADS_OF_WARP = 32
@@ -178,6 +180,7 @@ def _deformable_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from gopstream.models.sifa.backward_kernels import deformable_gradient_kernel
 
+    alert_to_changing_order("attend_neighbours with offsets")
     query, keys, gradient = map(_channels_last, (query, keys, gradient))
     of_query = query.new_empty(query.shape)
     # Many queries add to one pixel: a half-precision sum would lose the small ones.

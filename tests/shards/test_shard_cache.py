@@ -115,16 +115,26 @@ def fetched(bucket):
 
 @contextmanager
 def watched(folder, limit):
-    """Look all the time at how much is in the folder."""
+    """Look all the time at how much is in the folder.
+
+    Files come and go during one look, which may then see one that has left beside the one that
+    took its place. What two looks after each other see was there together, between them.
+    """
     done, most = threading.Event(), [0]
 
+    def look():
+        sizes = {}
+        for entry in os.scandir(folder / "files") if (folder / "files").exists() else []:
+            with suppress(FileNotFoundError):
+                sizes[entry.inode()] = entry.stat().st_size
+        return sizes
+
     def watch():
+        before = look()
         while not done.is_set():
-            total = 0
-            for entry in os.scandir(folder / "files") if (folder / "files").exists() else []:
-                with suppress(FileNotFoundError):
-                    total += entry.stat().st_size
-            most[0] = max(most[0], total)
+            now = look()
+            most[0] = max(most[0], sum(min(now[it], before[it]) for it in now.keys() & before))
+            before = now
 
     thread = threading.Thread(target=watch)
     thread.start()

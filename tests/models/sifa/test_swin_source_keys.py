@@ -262,3 +262,13 @@ def test_image_weights_fill_the_spatial_path_at_full_size(images, constructor):
 )
 def test_other_shapes_are_not_adapted(adapt, key, source, wanted):
     assert adapt(key, torch.zeros(source), torch.Size(wanted)) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "cautions"),
+    [({}, 1), ({"scale": "mean"}, 0), ({"motion_norm": True}, 0), ({"style": "released"}, 0)],
+)
+def test_a_caution_says_where_sums_may_drown_the_features_of_an_image_model(options, cautions):
+    state, _ = make_image_model("timm Swin")
+    report = load_weights(make_clip_model(**options), state, layouts=LAYOUTS)
+    assert len(report.cautions) == cautions
