@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from gopstream.jobs.bench.sharding_runs import hardware
 from gopstream.jobs.console import say
 from gopstream.jobs.demo_scenes import SPLITS
 from gopstream.jobs.demo_videos import write_demo_videos
+from gopstream.jobs.errors import UserError
 from gopstream.jobs.preprocess import shard_folder
 from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.transcode import CanonicalFormat, default_ffmpeg, ffmpeg_version
@@ -41,6 +43,7 @@ SHORT_SIDE: Final = 64
 STEPS: Final = 600
 SEEDS: Final = 3
 _DATA_SEED: Final = 20
+_DATA_FILE: Final = "data.json"
 
 CLIPS: Final = {
     "8x2": ("clip.num_frames=8", "clip.stride=2"),
@@ -102,10 +105,14 @@ def make_data(
 
     Args:
         folder: Of the work.
-        videos_per_class: By split; of a folder that has its data already, the same as then.
+        videos_per_class: By split.
         with_flow: Whether optical flow is needed.
         workers: Processes.
+
+    Raises:
+        UserError: If the folder has data of other settings.
     """
+    _check_data(folder / _DATA_FILE, videos_per_class)
     canonical = CanonicalFormat(short_side=SHORT_SIDE, gop=GOP)
     for split in SPLITS:
         if (folder / "shards" / split / "manifest.json").is_file():
@@ -128,6 +135,24 @@ def make_data(
         )
     if with_flow:
         write_flow_dataset(folder / "shards", folder / "flow", workers=workers)
+
+
+def _check_data(file: Path, videos_per_class: dict[str, int]) -> None:
+    settings = {
+        "videos_per_class": videos_per_class,
+        "frames_per_video": NUM_FRAMES,
+        "gop": GOP,
+        "short_side": SHORT_SIDE,
+        "seed": _DATA_SEED,
+    }
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(settings, indent=2) + "\n")
+    elif (found := json.loads(file.read_text())) != settings:
+        raise UserError(
+            f"{file.parent} holds data of other settings ({found}); use another --work, "
+            "or remove that folder"
+        )
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -177,17 +202,20 @@ def separation(summary: Sequence[dict[str, Any]], clip: str) -> dict[str, Any] |
     }
 
 
-def report(rows: Sequence[dict[str, Any]], *, settings: dict[str, Any]) -> dict[str, Any]:
+def report(
+    rows: Sequence[dict[str, Any]], *, settings: dict[str, Any], words: Sequence[str]
+) -> dict[str, Any]:
     """Return the content of the result file.
 
     Args:
         rows: Of the runs.
         settings: How data and trainings were made.
+        words: Of the command line.
     """
     summary = summarise(rows)
     claims = [found for clip in CLIPS if (found := separation(summary, clip)) is not None]
     return {
-        "command": "python -m gopstream.jobs.bench.motion_matters --json FILE",
+        "command": shlex.join(["python", "-m", "gopstream.jobs.bench.motion_matters", *words]),
         "hardware": hardware()
         | {"gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None},
         "versions": {
@@ -197,7 +225,7 @@ def report(rows: Sequence[dict[str, Any]], *, settings: dict[str, Any]) -> dict[
         },
         "settings": settings,
         "claim": "MD is better than RGB-D, with ranges over the seeds that do not overlap",
-        "holds": bool(claims) and all(claim["holds"] for claim in claims),
+        "holds": all(claim["holds"] for claim in claims) if claims else None,
         "claims": claims,
         "cues": summary,
         "runs": list(rows),
@@ -251,19 +279,16 @@ def main() -> int:
     settings = {
         "recipe": RECIPE,
         "steps": given.steps,
-        "videos_per_class": videos,
-        "frames_per_video": NUM_FRAMES,
-        "gop": GOP,
-        "short_side": SHORT_SIDE,
+        "data": json.loads((given.work / _DATA_FILE).read_text()),
         "parallel": given.parallel,
         "clips": CLIPS,
         "cues": CUES,
     }
-    content = report(rows, settings=settings)
+    content = report(rows, settings=settings, words=sys.argv[1:])
     given.json_file.parent.mkdir(parents=True, exist_ok=True)
     given.json_file.write_text(json.dumps(content, indent=2) + "\n")
     Console(width=110).print(make_table(content["cues"]))
-    return 0 if content["holds"] else 1
+    return 1 if content["holds"] is False else 0
 
 
 if __name__ == "__main__":

@@ -96,7 +96,9 @@ def test_ranges_that_touch_are_not_apart(other, holds, margin):
 def test_nothing_is_claimed_of_what_was_not_run():
     summary = summarise([row("MD", 0.9)])
     assert separation(summary, "8x2") is None
-    assert motion_matters.report([row("MD", 0.9)], settings={})["holds"] is False
+    found = motion_matters.report([row("MD", 0.9)], settings={}, words=["--only", "MD"])
+    assert (found["holds"], found["claims"]) == (None, [])
+    assert found["command"].endswith("motion_matters --only MD")
 
 
 def test_an_unknown_cue_is_refused(monkeypatch, capsys):
@@ -126,6 +128,14 @@ def test_a_short_run_is_scored_and_kept(work):
     assert {"clip": "8x2", "cue": "MD", "seed": 0}.items() <= found.items()
     assert 0 <= found["zeroed_top1"] <= 1 and len(found["per_class"]) == 8
     assert json.loads((run.out / "result.json").read_text()) == found
+
+
+def test_data_of_other_settings_is_refused(work):
+    run, _ = work
+    with pytest.raises(UserError, match=r"holds data of other settings \(.*'train': 1"):
+        make_data(
+            run.data.parent, videos_per_class={"train": 2, "val": 1}, with_flow=False, workers=1
+        )
 
 
 def test_a_finished_run_is_not_repeated(work):
