@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gopstream.jobs.console import progress, say
 from gopstream.jobs.errors import UserError
-from gopstream.jobs.network import check_labels, run_network
+from gopstream.jobs.network import accumulated_for, check_labels, run_network
 from gopstream.jobs.trained_run import open_run
-from gopstream.models.catalogue import InputContract, find_model
+from gopstream.models.catalogue import find_model
 from gopstream.shards.byte_ranges import ReadOptions
 from gopstream.shards.loading.batch import ClipBatch
 from gopstream.shards.loading.clip_spec import View
@@ -97,8 +97,10 @@ def evaluate(
             advance(len(batch.keys) + len(batch.skipped))
             if not batch.keys:
                 continue
-            fed = _without_motion(batch, contract) if zero_motion else batch
-            probabilities = run_network(run.network, fed, contract).float().softmax(dim=1).cpu()
+            fed = _without_motion(run.network, batch) if zero_motion else batch
+            probabilities = (
+                run_network(run.network, fed, contract=contract).float().softmax(dim=1).cpu()
+            )
             parts.append((batch.positions // len(chosen), batch.labels, probabilities))
     if not parts:
         raise _nothing_read(dataset)
@@ -130,9 +132,8 @@ def _reported(batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
         yield batch
 
 
-def _without_motion(batch: ClipBatch, contract: InputContract) -> ClipBatch:
-    if contract.query_stride is not None:
-        batch = batch.accumulated(query_stride=contract.query_stride)
+def _without_motion(network: nn.Module, batch: ClipBatch) -> ClipBatch:
+    batch = accumulated_for(network, batch)
     zeros, ones = torch.zeros_like, torch.ones_like
     return replace(
         batch,

@@ -13,6 +13,7 @@ from gopstream.jobs.recipe import DataRecipe, Recipe
 from gopstream.models import create_model
 from gopstream.models.catalogue import InputContract, find_model
 from gopstream.models.dvt.options import CueOptions
+from gopstream.models.sifa.resnet import SifaNet
 from gopstream.shards.loading.batch import ClipBatch
 from gopstream.shards.loading.batch_ops import normalise
 from gopstream.shards.loading.clip_spec import ClipSpec, MotionSpec, RgbResidualSpec
@@ -55,19 +56,19 @@ def clip_spec(recipe: Recipe, network: nn.Module) -> ClipSpec:
     motion = rgb_residual = None
     try:
         if recipe.model.use_motion and "motion" in contract.planes:
-            assert contract.query_stride is not None
+            query_stride = cast(int, network.query_stride)
             subclip_frames = cast(int, network.subclip_frames)
             cue = cast(CueOptions, network.cue).cue
             if cue == "motion":
                 motion = MotionSpec(
-                    query_stride=contract.query_stride,
+                    query_stride=query_stride,
                     subclip_frames=subclip_frames,
                     grid=recipe.transform.size // _PIXELS_PER_CELL,
                     on=motion_on,
                 )
             elif cue == "residual":
                 rgb_residual = RgbResidualSpec(
-                    query_stride=contract.query_stride, subclip_frames=subclip_frames
+                    query_stride=query_stride, subclip_frames=subclip_frames
                 )
         return ClipSpec(
             motion=motion, rgb_residual=rgb_residual, transform=recipe.transform, **settings
@@ -112,12 +113,14 @@ def check_labels(dataset: ShardDataset) -> None:
 
 
 def network_inputs(
-    batch: ClipBatch, contract: InputContract, *, device: torch.device
+    network: nn.Module, batch: ClipBatch, *, contract: InputContract
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return what a network takes of a batch: normalised frames, and the rest by keyword."""
-    batch = batch.to(device, non_blocking=True).decoded(device)
-    if contract.query_stride is not None:
-        batch = batch.accumulated(query_stride=contract.query_stride)
+    """Return what a network takes of a batch: normalised frames, and the rest by keyword.
+
+    They are on the network's device.
+    """
+    device = next(network.parameters()).device
+    batch = accumulated_for(network, batch.to(device, non_blocking=True).decoded(device))
     frames = normalise(batch.frames, mean=contract.mean, std=contract.std)
     if "motion" not in contract.planes:
         return frames, {}
@@ -129,11 +132,27 @@ def network_inputs(
     return frames, {name: tensor for name, tensor in given.items() if tensor is not None}
 
 
-def run_network(network: nn.Module, batch: ClipBatch, contract: InputContract) -> Tensor:
+def accumulated_for(network: nn.Module, batch: ClipBatch) -> ClipBatch:
+    """Return a batch whose motion is accumulated for a network's queries; others as they are."""
+    if batch.windows is None:
+        return batch
+    return batch.accumulated(query_stride=cast(int, network.query_stride))
+
+
+def run_network(network: nn.Module, batch: ClipBatch, *, contract: InputContract) -> Tensor:
     """Normalise a batch on the network's device and return its logits, (B, classes)."""
-    device = next(network.parameters()).device
-    frames, inputs = network_inputs(batch, contract, device=device)
+    frames, inputs = network_inputs(network, batch, contract=contract)
     return cast(Tensor, network(frames, **inputs))
+
+
+def run_heads(
+    network: nn.Module, batch: ClipBatch, *, contract: InputContract
+) -> tuple[Tensor, ...]:
+    """Likewise return the logits of each head that is trained: several have a loss each."""
+    frames, inputs = network_inputs(network, batch, contract=contract)
+    if isinstance(network, SifaNet):
+        return network.forward_heads(frames)
+    return (cast(Tensor, network(frames, **inputs)),)
 
 
 def in_units_of_frames(residual: Tensor, *, std: Sequence[float]) -> Tensor:

@@ -20,7 +20,7 @@ from gopstream.jobs.network import (
     check_dataset,
     check_labels,
     clip_spec,
-    run_network,
+    run_heads,
 )
 from gopstream.jobs.recipe import Recipe, TrainRecipe
 from gopstream.models.catalogue import find_model
@@ -188,12 +188,8 @@ def _loop(run: _Run, recipe: Recipe, out: Path, *, first_step: int) -> TrainOutc
         for step in range(first_step, settings.steps):
             batch = next(batches)
             rate = learning_rate(step, settings)
-            logits = run_network(run.network, batch, contract)
-            loss = nn.functional.cross_entropy(
-                logits,
-                batch.labels.to(logits.device),
-                label_smoothing=settings.label_smoothing,
-            )
+            heads = run_heads(run.network, batch, contract=contract)
+            loss = _loss(heads, batch.labels, label_smoothing=settings.label_smoothing)
             _update(run, loss, rate, settings.clip_norm)
             losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1]):
@@ -215,6 +211,16 @@ def _loop(run: _Run, recipe: Recipe, out: Path, *, first_step: int) -> TrainOutc
     num_skipped = run.loader.num_skipped
     clips = (settings.steps - first_step) * settings.batch_size - num_skipped
     return TrainOutcome(out / CHECKPOINT_FILE, mean_loss, clips / seconds, num_skipped)
+
+
+def _loss(heads: tuple[Tensor, ...], labels: Tensor, *, label_smoothing: float) -> Tensor:
+    """Return the sum of the heads' losses, as the authors of SIFA-Net train its two."""
+    labels = labels.to(heads[0].device)
+    losses = [
+        nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        for logits in heads
+    ]
+    return torch.stack(losses).sum()
 
 
 def _update(run: _Run, loss: Tensor, rate: float, clip_norm: float) -> None:

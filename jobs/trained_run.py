@@ -102,7 +102,7 @@ def read_clip(run: TrainedRun, key: str | None) -> FedClip:
     device = next(run.network.parameters()).device
     contract = find_model(run.recipe.model.name).contract
     batch = batch.decoded(device)
-    frames, inputs = network_inputs(batch, contract, device=device)
+    frames, inputs = network_inputs(run.network, batch, contract=contract)
     with torch.inference_mode():
         scores = run.network(frames, **inputs)[0].float().softmax(dim=0).cpu()
     predicted, label = int(scores.argmax()), int(batch.labels[0])

@@ -280,7 +280,7 @@ MOTION_MODELS: Final = (
         sifa_net_tiny,
         num_frames=8,
         size=32,
-        notes="one block a stage from width 16, for tests; not in the paper",
+        notes="one or two blocks a stage from width 16, for tests; not in the paper",
     ),
     _sifa_swin(
         "sifa_swin_t",

@@ -57,6 +57,12 @@ class SampleFacts(NamedTuple):
     frame_size: tuple[int, int]
     frame_index_of_jpeg: npt.NDArray[np.int32]
 
+    @property
+    def display_end(self) -> tuple[int, int]:
+        """(x, y) in coded pixels where the picture that is shown ends."""
+        x, y, width, height = self.display_rect
+        return x + width, y + height
+
 
 @dataclass(frozen=True, slots=True)
 class SampleRow:

@@ -41,6 +41,7 @@ from gopstream.models.dvt.point_prediction import PointPrediction
 from gopstream.models.dvt.query_pooling import NORM_EPSILON
 from gopstream.models.layers.drop_path import drop_path_rates
 from gopstream.models.layers.multiscale_plan import BlockShape, plan_blocks
+from gopstream.models.layers.sizes import require_hidden_width, require_positive
 
 
 class DeformableVideoTransformer(nn.Module):
@@ -144,6 +145,16 @@ class DeformableVideoTransformer(nn.Module):
         self.cue = choose_cue(
             cue, attention=attention, targets=motion_targets, scaling=motion_scaling
         )
+        require_positive(
+            {
+                "embed_dim": embed_dim,
+                "depth": depth,
+                "num_heads": num_heads,
+                "patch_kernel": patch_kernel,
+                "patch_stride": patch_stride,
+            }
+        )
+        require_hidden_width(mlp_ratio, width=embed_dim)
         _require_multiple("num_frames", num_frames, divisor=patch_stride[0] * subclip_tokens)
         _require_multiple("size", size, divisor=max(patch_stride[1:]) * 2 ** len(stage_starts))
         _require_multiple("embed_dim", embed_dim, divisor=num_heads)

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models.video.mvit import MSBlockConfig, MViT
 
 from gopstream.models.layers.multiscale_plan import BlockShape, plan_blocks
+from gopstream.models.layers.sizes import require_positive
 
 _TUBELET: Final = 2
 """Sampled frames from one token frame to the next."""
@@ -63,6 +64,7 @@ class MultiscaleVisionTransformer(nn.Module):
             ValueError: If sizes do not divide as they must.
         """
         super().__init__()
+        require_positive({"num_heads": num_heads, "pooling_stride": pooling_stride})
         for name, value, divisor in (
             ("num_frames", num_frames, _TUBELET),
             ("size", size, _PATCH * 2 ** len(stage_starts)),

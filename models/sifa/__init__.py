@@ -13,7 +13,7 @@ sifa_net_r50 = partial(SifaNet)
 sifa_net_r101 = partial(SifaNet, depths=(3, 4, 23, 3))
 # Not in the paper: for tests and the demo, on frames of 32 pixels.
 sifa_net_tiny = partial(
-    SifaNet, num_frames=8, depths=(1, 1, 1, 1), base_width=16, stem_frames=1, head_dropout=0.0
+    SifaNet, num_frames=8, depths=(1, 2, 2, 2), base_width=16, stem_frames=1, head_dropout=0.0
 )
 
 # Neither the paper nor the authors' code has the first; the paper has the last alone.

@@ -5,8 +5,8 @@ reads one vector there, between pixels if it has an offset, and counts as much a
 with the query says: there is no softmax, and keys are values.
 
 Long et al., "Stand-Alone Inter-Frame Attention in Video Models", CVPR 2022, equations 3 to 6.
-Departure: products are divided by the width unless `scale` says otherwise, as in the authors'
-code; the sum of the paper is of third order in the features and explodes.
+By default products are divided by the width, as in the authors' code; the paper's are not
+(`scale` of 1), and its sum, of the third order in the features, grows with the width too.
 
 Dimensions: B batch, P pairs of frames, H, W a grid, C width; K taps, the square of the region.
 """

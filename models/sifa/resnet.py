@@ -165,6 +165,11 @@ class SifaNet(nn.Module):
             stride = 2 if index else 1
             self.stages.append(Stage(inputs, width, depth=depth, stride=stride, options=options))
             before, inputs = inputs, EXPANSION * width
+        if motion and not any(isinstance(part, InterFrameAttention) for part in self.modules()):
+            raise ValueError(
+                "no block attends between frames: placement 'odd' takes each second block of a "
+                f"stage, and depths are {tuple(depths)}; use placement='every', or variant='none'"
+            )
         self.head_dropout = nn.Dropout(head_dropout)
         self.head = nn.Linear(inputs, num_classes)
         self.dual_stage: Stage | None = None

@@ -48,6 +48,7 @@ class AttentionChoice:
         if self.variant == "none":
             given = {field.name: getattr(self, field.name) for field in fields(self)}
             del given["variant"]
+            given["sifa_stages"] = tuple(self.sifa_stages)
             refuse_unused(AttentionChoice, given=given, reason="variant is 'none'")
             return {}
         released = style == "released"

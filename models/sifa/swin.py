@@ -132,6 +132,7 @@ class SifaTransformer(nn.Module):
         _check_sizes(num_frames, size=size, stem_frames=stem_frames, window_size=window_size)
         widths = stage_widths(embed_dim, depths=depths, num_heads=num_heads)
         require_hidden_width(mlp_ratio, width=embed_dim)
+        _check_numbers(region=region, dilation=dilation)
         # The choice is made for each stage of a ResNet; here all stages have the same.
         motion = AttentionChoice(
             variant=variant or ("regular" if released else "deformable"),
@@ -279,6 +280,13 @@ def _make_stages(
         )
         for stage, width in enumerate(widths)
     )
+
+
+def _check_numbers(**options: int) -> None:
+    """Refuse lists, which are for the stages of a ResNet."""
+    for option, value in options.items():
+        if not isinstance(value, int):
+            raise ValueError(f"{option} must be one number, for all stages, got {value!r}")
 
 
 def _check_sizes(num_frames: int, *, size: int, stem_frames: int, window_size: int) -> None:

@@ -312,7 +312,7 @@ class StartedClip:
                 window,
                 self._sampled,
                 subclip_frames=spec.subclip_frames,
-                display_size=facts.display_rect[2:],
+                display_size=facts.display_end,
                 cells=np.where(cells.inside, cells.flat, -1),
                 linear=linear.astype(np.float32),
             )

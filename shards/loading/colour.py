@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from gopstream.shards.errors import DamageError
+from gopstream.shards.errors import DamageError, ShardError
 
 # Kr and Kb of each matrix, by FFmpeg's name: ITU-T H.273, table 4 (MatrixCoefficients).
 _LUMA_WEIGHTS: Final = {
@@ -20,8 +20,10 @@ _LUMA_WEIGHTS: Final = {
     "smpte240m": (0.212, 0.087),
     "bt2020nc": (0.2627, 0.0593),
 }
+_UNSPECIFIED: Final = "unspecified"
 _UNNAMED: Final = "smpte170m"
-"""What a file that does not name its matrix is read as, as FFmpeg does."""
+"""What a file that does not name its matrix is read as, as FFmpeg does; the canonical stream of
+a source whose matrix has no row above is converted to it."""
 _LIMITED_LUMA: Final = 255 / 219
 _LIMITED_CHROMA: Final = 255 / 224
 
@@ -38,12 +40,18 @@ def rgb_of_differences(content: Mapping[str, Any], *, where: str) -> npt.NDArray
 
     Raises:
         DamageError: If the json does not say what its pictures are.
+        ShardError: If the pictures' matrix is not one of R'G'B' alone, such as YCgCo.
     """
     try:
         source, mode = content["source"], content["settings"]["mode"]
         matrix, is_full = source["matrix"], mode == "native" and bool(source["full_range"])
     except (KeyError, TypeError) as error:
         raise DamageError(f"{where}: the json does not say the colours ({error})") from error
+    if mode == "native" and matrix not in (*_LUMA_WEIGHTS, _UNSPECIFIED):
+        raise ShardError(
+            f"{where}: there is no RGB residual of a native stream whose colour matrix is "
+            f"{matrix!r}; shard the video with --mode canonical, which converts it"
+        )
     red, blue = _LUMA_WEIGHTS.get(matrix, _LUMA_WEIGHTS[_UNNAMED])
     green = 1.0 - red - blue
     luma, chroma = (1.0, 1.0) if is_full else (_LIMITED_LUMA, _LIMITED_CHROMA)

@@ -96,7 +96,7 @@ def read_rgb_residual(
             fetched.motion,
             sampled,
             subclip_frames=spec.subclip_frames,
-            display_size=facts.display_rect[2:],
+            display_size=facts.display_end,
             cells=np.arange(rows * columns, dtype=np.int64).reshape(rows, columns),
             linear=np.eye(2, dtype=np.float32),
         )

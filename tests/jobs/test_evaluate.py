@@ -67,8 +67,8 @@ def test_zero_motion_changes_the_logits(trained, monkeypatch):
     seen = []
     true_run = job.run_network
 
-    def spy(network, batch, contract):
-        logits = true_run(network, batch, contract)
+    def spy(network, batch, *, contract):
+        logits = true_run(network, batch, contract=contract)
         seen.append((batch, logits))
         return logits
 

@@ -43,7 +43,12 @@ def pictures_of(network, clip=None, **look):
         ),
         (dvt_tiny, {"attention": "multi_scale"}, ["grad_cam", "sampled_points_of_scales"]),
         (sifa_net_tiny, {}, ["grad_cam", "motion_saliency", "attention_points"]),
-        (sifa_net_tiny, {"style": "released"}, ["grad_cam"]),  # one block a stage: none attends
+        (
+            sifa_net_tiny,
+            {"style": "released"},
+            ["grad_cam", "motion_saliency", "attention_points"],
+        ),
+        (sifa_net_tiny, {"variant": "none"}, ["grad_cam"]),
         (sifa_swin_tiny, {}, ["grad_cam", "motion_saliency", "attention_points"]),
         (video_focalnet_tiny, {}, ["grad_cam", "modulators_in_space", "modulators_in_time"]),
         (video_focalnet_tiny, {"design": "spatial"}, ["grad_cam", "modulators_in_space"]),
@@ -79,7 +84,7 @@ def test_defaults_are_the_last_block_and_the_middle_of_the_clip():
     facts = pictures_of(make_network(dvt_tiny))["sampled_points"].facts
     assert (facts["block"], facts["query"], facts["query_frame"]) == (1, [20, 20], 4)
     facts = pictures_of(make_network(sifa_net_tiny))["attention_points"].facts
-    assert (facts["block"], facts["query"], facts["query_frame"]) == (2, [16, 16], 3)
+    assert (facts["block"], facts["query"], facts["query_frame"]) == (5, [16, 16], 3)
     facts = pictures_of(make_network(video_focalnet_tiny))["modulators_in_time"].facts
     assert facts["block"] == 3
 
@@ -121,7 +126,7 @@ def test_saliency_is_shown_of_pairs_of_two_frames(last):
         (dvt_tiny, {"query": (float("nan"), 5.0)}, "got nan,5"),
         (dvt_tiny, {"frame": 8}, "--frame must be 0 to 7, got 8"),
         (dvt_tiny, {"block": 2}, "--block must be 0 to 1, got 2"),
-        (sifa_net_tiny, {"block": 3}, "block must be 0 to 2, the blocks with attention between"),
+        (sifa_net_tiny, {"block": 6}, "block must be 0 to 5, the blocks with attention between"),
         (video_focalnet_tiny, {"block": -1}, "--block must be 0 to 3, got -1"),
         (video_focalnet_tiny, {"query": (1.0, 1.0)}, "--query is for models that attend points"),
         (pst_tiny, {"frame": 1}, "--frame is for models that attend points: DVT and SIFA"),

@@ -92,7 +92,7 @@ def test_the_model_is_fed_the_residual_and_where_it_is_known(residual_batch):
     cue = in_units_of_frames(residual_batch.rgb_residual, std=CONTRACT.std)
     with torch.inference_mode():
         expected = network(frames, motion=cue, valid=residual_batch.rgb_valid)
-        found = run_network(network, residual_batch, CONTRACT)
+        found = run_network(network, residual_batch, contract=CONTRACT)
         everywhere = network(frames, motion=cue)
     assert torch.equal(found, expected)
     assert not torch.equal(everywhere, expected), "validity counts in the means of larger cells"
@@ -102,11 +102,13 @@ def test_the_model_is_fed_the_residual_and_where_it_is_known(residual_batch):
 def test_a_zeroed_residual_is_another_input(residual_batch):
     torch.manual_seed(0)
     network = build_network(recipe_of("residual"), 8).eval()
-    still = _without_motion(residual_batch, CONTRACT)
+    still = _without_motion(network, residual_batch)
     assert not still.rgb_residual.any() and still.rgb_valid.all()
     assert torch.equal(still.frames, residual_batch.frames)
     with torch.inference_mode():
-        logits = [run_network(network, batch, CONTRACT) for batch in (residual_batch, still)]
+        logits = [
+            run_network(network, batch, contract=CONTRACT) for batch in (residual_batch, still)
+        ]
     assert not torch.equal(*logits)
 
 
@@ -115,7 +117,7 @@ def test_a_batch_without_a_cue_feeds_frames_alone(residual_batch):
     alone = replace(residual_batch, rgb_residual=None, rgb_valid=None)
     with torch.inference_mode():
         frames = normalise(alone.frames, mean=CONTRACT.mean, std=CONTRACT.std)
-        assert torch.equal(run_network(network, alone, CONTRACT), network(frames))
+        assert torch.equal(run_network(network, alone, contract=CONTRACT), network(frames))
 
 
 @pytest.mark.parametrize("cue", ["residual", "average"])

@@ -116,6 +116,17 @@ def test_nothing_to_resume(root, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_each_head_has_a_loss_of_its_own(root, tmp_path):
+    """SIFA-Net's authors add the losses of both heads, the one of their mean is another."""
+    short = (*SHORT, "train.steps=1", "train.learning_rate=0.0", "model.name=sifa_net_tiny")
+    losses = {}
+    for dual in ("true", "false"):
+        words = (*short, "model.options.style=released", f"model.options.dual_branch={dual}")
+        losses[dual] = train(load_recipe("dvt_tiny_demo", words), root, out=tmp_path / dual).loss
+    assert losses["false"] == pytest.approx(math.log(8), rel=0.2)
+    assert losses["true"] == pytest.approx(2 * math.log(8), rel=0.2)
+
+
 def test_loss_that_is_no_number_is_named(root, tmp_path):
     wild = ("train.learning_rate=1e30", "train.warmup_steps=0", "train.clip_norm=0")
     with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+ \(clips train-0000"):

@@ -62,6 +62,8 @@ def test_sizes_of_the_index_are_those_of_the_clip(dataset, clips):
         assert facts.num_frames == clip.num_frames
         assert facts.coded_size == clip.coded_size
         assert facts.display_rect == clip.display_rect
+        moved = facts._replace(display_rect=(2, 4, 30, 20))
+        assert moved.display_end == (32, 24)
         assert facts.frame_size == clip.frame_size
         assert facts.frame_index_of_jpeg.tolist() == clip.frame_index_of_jpeg.tolist()
 

@@ -120,6 +120,8 @@ def test_tokens_of_the_last_block_lie_on_its_grid():
     [
         ({"num_frames": 3}, "num_frames must be a positive multiple of 2, got 3"),
         ({"size": 20}, "size must be a positive multiple of 8, got 20"),
+        ({"num_heads": 0}, "num_heads must be at least 1, got 0"),
+        ({"pooling_stride": 0}, "pooling_stride must be at least 1, got 0"),
         ({"num_heads": 3}, "embed_dim must be a positive multiple of 3, got 8"),
         ({"depth": 1, "stage_starts": ()}, "depth must be at least 2, got 1"),
     ],

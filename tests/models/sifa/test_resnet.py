@@ -243,6 +243,10 @@ def test_region_of_one_without_offsets_is_a_weight_of_the_same_place():
         ({"variant": "none", "offset_source": "clip"}, "offset_source has no effect"),
         ({"variant": "regular", "offset_source": "clip"}, "offset_source has no effect"),
         ({"variant": "regular", "saliency_residual": True}, "saliency_residual has no effect"),
+        (
+            {"depths": (1, 1, 1, 1), "placement": "odd"},
+            r"no block attends between frames: .* depths are \(1, 1, 1, 1\)",
+        ),
         ({"scale": "none", "tap_weights": True}, "weights of taps take the place of scale='mean'"),
     ],
 )

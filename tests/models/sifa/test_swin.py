@@ -337,6 +337,7 @@ def test_network_without_frames_that_meet_is_swin():
         ({"num_frames": 0}, "num_frames must be a positive multiple"),
         ({"depths": (2,)}, "one number for each stage"),
         ({"num_heads": (3, 2)}, "3 heads for 8 channels in stage 0"),
+        ({"region": (3, 5)}, r"region must be one number, for all stages, got \(3, 5\)"),
         ({"mlp_ratio": 0.0}, "mlp_ratio must give the MLP"),
         ({"variant": "none", "region": 5}, "region has no effect, as variant is 'none'"),
         ({"variant": "none", "tap_weights": True}, "tap_weights has no effect"),

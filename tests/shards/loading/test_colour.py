@@ -5,7 +5,7 @@ import pytest
 
 from gopstream.pipeline import jpeg
 from gopstream.pipeline.transcode import KEPT_MATRICES
-from gopstream.shards.errors import DamageError
+from gopstream.shards.errors import DamageError, ShardError
 from gopstream.shards.loading import colour
 from gopstream.shards.loading.colour import rgb_of_differences
 
@@ -38,6 +38,17 @@ def test_only_a_native_stream_keeps_the_full_range_of_its_source():
     np.testing.assert_allclose(full[:, 0], 1.0)
     limited = rgb_of_differences(content(mode="canonical", full_range=True), where="s")
     np.testing.assert_allclose(limited[:, 0], 255 / 219, rtol=1e-6)
+
+
+@pytest.mark.parametrize("matrix", ["ycgco", "gbr", "bt2020c"])
+def test_a_native_stream_of_another_kind_of_matrix_is_refused(matrix):
+    """The canonical stream is converted to BT.601 by FFmpeg; a native one is as it was."""
+    assert (
+        rgb_of_differences(content(matrix), where="s")
+        == rgb_of_differences(content("smpte170m"), where="s")
+    ).all()
+    with pytest.raises(ShardError, match=f"s: .* matrix is '{matrix}'; shard the video with"):
+        rgb_of_differences(content(matrix, mode="native"), where="s")
 
 
 def test_a_json_without_colours_names_the_sample():

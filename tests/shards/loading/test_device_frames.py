@@ -162,7 +162,7 @@ def test_a_network_is_fed_the_same_frames(dataset):
     )
     [ours, _], [other, _] = batches(dataset, SPEC), batches(dataset, IN_WORKER)
     network = Flat()
-    fed, expected = (run_network(network, batch, contract) for batch in (ours, other))
+    fed, expected = (run_network(network, batch, contract=contract) for batch in (ours, other))
     assert torch.equal(fed, expected)
 
 
