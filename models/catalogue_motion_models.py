@@ -43,7 +43,7 @@ _OF_MVIT: Final = (
     "MViT-B 16x4 of torchvision (Kinetics-400)",
     "MViT-B 16x4 of PySlowFast (Kinetics-400)",
 )
-_OF_VIT_B: Final = "ViT-B/16 of timm (ImageNet-1K or 21K); what it lacks stays random"
+_OF_VIT_B: Final = "ViT-B/16 of timm or torchvision (ImageNet); what it lacks stays random"
 
 
 def _dvt(

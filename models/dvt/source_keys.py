@@ -157,4 +157,37 @@ _VIT: Final = SourceLayout(
     splits=_attention("proj"),
 )
 
-LAYOUTS: Final = (_TORCHVISION, _PYSLOWFAST, _VIT)
+_VIT_LAYER: Final = r"encoder\.layers\.encoder_layer_(\d+)\."
+_TORCHVISION_VIT: Final = SourceLayout(
+    name="torchvision ViT",
+    marks=(r"conv_proj\.weight", r"encoder\.pos_embedding"),
+    renames=(
+        (rf"conv_proj\.{_LEAF}", r"patch_embedding.projection.\1"),
+        (r"encoder\.pos_embedding", "patch_embedding.space"),
+        (rf"{_VIT_LAYER}ln_1\.{_LEAF}", r"blocks.\1.attention_norm.\2"),
+        (rf"{_VIT_LAYER}ln_2\.{_LEAF}", r"blocks.\1.mlp_norm.\2"),
+        (rf"{_VIT_LAYER}mlp\.(?:linear_1|0)\.{_LEAF}", r"blocks.\1.mlp.0.\2"),
+        (rf"{_VIT_LAYER}mlp\.(?:linear_2|3)\.{_LEAF}", r"blocks.\1.mlp.2.\2"),
+        (rf"encoder\.ln\.{_LEAF}", r"head_norm.\1"),
+    ),
+    ignored=(
+        (r"heads\..*", "it is the classifier of images"),
+        (r"class_token", _NO_CLASS_TOKEN),
+    ),
+    left_random=_VIT.left_random,
+    adapt=adapt_to_clips,
+    splits=(
+        Split(
+            rf"{_VIT_LAYER}self_attention\.in_proj_{_LEAF}",
+            (_ours("query", r"\2"), (), _ours("value", r"\2")),
+            otherwise=_NO_KEYS,
+        ),
+        Split(
+            rf"{_VIT_LAYER}self_attention\.out_proj\.{_LEAF}",
+            (_ours("output", r"\2"),),
+            otherwise=_NO_OUTPUT,
+        ),
+    ),
+)
+
+LAYOUTS: Final = (_TORCHVISION, _PYSLOWFAST, _VIT, _TORCHVISION_VIT)

@@ -35,7 +35,7 @@ REGIONS = (1, 3, 5, 7, 9)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MotionOptions:
-    """What an inter-frame attention is made of; the defaults are the paper's.
+    """What an inter-frame attention is made of; the defaults are the paper's but for `scale`.
 
     Raises:
         ValueError: If an option is none of its choices, or has no effect with the others.
@@ -58,9 +58,10 @@ class MotionOptions:
     """As for `motion_saliency`; True in the authors' code."""
     last: Ends = "self"
     """A frame without a neighbour attends itself, or takes nothing, as in the authors' code."""
-    scale: Scale = "none"
-    """Weights are dot products, or, as in the authors' code, the mean product over channels.
-    There is no softmax in either, so that what is added grows with the cube of the features."""
+    scale: Scale = "mean"
+    """Weights are the mean product over channels, as in the authors' code, or dot products, as
+    the paper writes. There is no softmax in either, so that what is added grows with the cube of
+    the features, and of dot products with the width: hundreds of times what it is added to."""
     implementation: Implementation = "auto"
     """As for `attend_neighbours`."""
 

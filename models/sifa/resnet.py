@@ -64,7 +64,7 @@ class SifaNet(nn.Module):
         dilation: PerStage = 1,
         saliency_residual: bool | None = None,
         last: Ends | None = None,
-        scale: Scale | None = None,
+        scale: Scale = "mean",
         tap_weights: bool = False,
         sifa_stages: tuple[int, ...] = USUAL_STAGES,
         placement: Placement | None = None,
@@ -87,9 +87,8 @@ class SifaNet(nn.Module):
             base_width: Width of the first stage's 3 x 3 convolutions; it doubles with each stage.
             style: What the options that are None become, "paper" / "released" (the authors'
                 code): `offset_start` "zero" (the paper does not say) / "random",
-                `saliency_residual` False / True, `last` "self" / "zero", `scale` "none" /
-                "mean", `placement` "every" / "odd", `global_context` and `dual_branch` False /
-                True.
+                `saliency_residual` False / True, `last` "self" / "zero", `placement` "every" /
+                "odd", `global_context` and `dual_branch` False / True.
             variant: As in `MotionOptions`; "none" is a network whose frames meet in the stem and
                 the final mean only (2D-ResNet of the paper).
             offset_source: As in `MotionOptions`.
@@ -99,7 +98,7 @@ class SifaNet(nn.Module):
             dilation: As in `MotionOptions`, likewise.
             saliency_residual: As in `MotionOptions`.
             last: As in `MotionOptions`.
-            scale: As in `MotionOptions`.
+            scale: As in `MotionOptions`; the paper's dot products are "none".
             tap_weights: Have the scale as weights of each channel, frame and tap, to hold those
                 of the authors' checkpoints; clips then have `num_frames`.
             sifa_stages: Stages with attention, of 2 to 5.

@@ -156,7 +156,7 @@ def caution_of_unscaled_sums(model: nn.Module) -> str | None:
         return None
     return (
         "attention adds sums of products that nothing scales, as the paper has them, to features "
-        "of an image model, and may drown them; style='released' has the authors' scale"
+        "of an image model, and drowns them; scale='mean' is the authors'"
     )
 
 

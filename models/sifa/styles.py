@@ -30,7 +30,7 @@ class AttentionChoice:
     dilation: PerStage = 1
     saliency_residual: bool | None = None
     last: Ends | None = None
-    scale: Scale | None = None
+    scale: Scale = "mean"
     implementation: Implementation = "auto"
     tap_weights: bool = False
     sifa_stages: tuple[int, ...] = USUAL_STAGES
@@ -67,7 +67,7 @@ class AttentionChoice:
                 if self.saliency_residual is None
                 else self.saliency_residual,
                 last=self.last or ("zero" if released else "self"),
-                scale=self.scale or ("mean" if released or self.tap_weights else "none"),
+                scale=self.scale,
                 implementation=self.implementation,
             )
             for stage, region, dilation in zip(STAGES, regions, dilations, strict=True)

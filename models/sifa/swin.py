@@ -7,8 +7,8 @@ The paper and the authors' code are two networks; ``style`` chooses between them
 their differences is an option of its own. That four frames make one is in the code alone, but
 only so does a network have the paper's FLOPs, so both styles have it.
 
-The paper's sum has neither a factor nor a norm and grows with the cube of what attends: beside
-weights of images, ``scale="mean"`` or ``motion_norm=True`` keep what is added small.
+The paper's sum has neither a factor nor a norm: it grows with the cube of what attends, and with
+the width. Both styles divide by the width, as the code does; ``scale="none"`` does not.
 
 Departures: the authors' code runs at one size of square pictures and one clip length, and leaves
 fresh weights as PyTorch draws them; here they are drawn as Swin's, and the convolutions along time
@@ -69,7 +69,7 @@ class SifaTransformer(nn.Module):
         dilation: int = 1,
         saliency_residual: bool | None = None,
         last: Ends | None = None,
-        scale: Scale | None = None,
+        scale: Scale = "mean",
         tap_weights: bool = False,
         placement: SwinPlacement | None = None,
         motion_input: MotionInput | None = None,
@@ -97,10 +97,9 @@ class SifaTransformer(nn.Module):
             mlp_ratio: Hidden width of the MLP over C.
             style: What the options that are None become, "paper" / "released" (the authors'
                 code): `variant` "deformable" / "regular", `offset_start` "zero" / "random",
-                `saliency_residual` False / True, `last` "self" / "zero", `scale` "none" /
-                "mean", `placement` "even" / "undisplaced", `motion_input` "attention" /
-                "tokens", `motion_norm` and `temporal_convolution` False / True, `patch_norm`
-                True / False.
+                `saliency_residual` False / True, `last` "self" / "zero", `placement` "even" /
+                "undisplaced", `motion_input` "attention" / "tokens", `motion_norm` and
+                `temporal_convolution` False / True, `patch_norm` True / False.
             variant: As in `MotionOptions`; "none" is a network without attention between frames.
             offset_source: As in `MotionOptions`; likewise the next six.
             offset_start: As there.

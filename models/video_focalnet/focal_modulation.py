@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from gopstream.models.layers.time_convolution import TimeConvolution
 from gopstream.models.video_focalnet.designs import (
     BlockOptions,
     ContextKind,
@@ -67,27 +68,6 @@ class SpatialConvolution(nn.Conv2d):
         return tokens
 
 
-class TimeConvolution(nn.Conv1d):
-    """Convolution along time at each place, zero before and after the clip, without bias."""
-
-    def __init__(self, width: int, *, kernel: int, kind: TemporalConvolution) -> None:
-        """Build a convolution of `width` channels; where `kind` is pointwise, of kernel 1."""
-        length = 1 if kind == "pointwise" else kernel
-        groups = width if kind == "depthwise" else 1
-        super().__init__(width, width, length, padding=length // 2, groups=groups, bias=False)
-
-    def forward(self, tokens_BTHWC: Tensor) -> Tensor:
-        """Map (B, T, H, W, C) to the same shape."""
-        maps = F.conv2d(
-            rearrange(tokens_BTHWC, "b t h w c -> b c t (h w)"),
-            rearrange(self.weight, "o i k -> o i k 1"),
-            padding=(self.kernel_size[0] // 2, 0),
-            groups=self.groups,
-        )
-        tokens: Tensor = rearrange(maps, "b c t (h w) -> b t h w c", h=tokens_BTHWC.shape[2])
-        return tokens
-
-
 class FocalContext(nn.Module):
     """One branch: hierarchical contextualisation and gated aggregation (equations 4 to 8)."""
 
@@ -108,7 +88,7 @@ class FocalContext(nn.Module):
         self.rows = [width] * has_query + [width, len(kernels) + 1]
         self.projection = nn.Linear(width, sum(self.rows))
         time_levels = [
-            TimeConvolution(width, kernel=kernel, kind=options.temporal_convolution)
+            _time_convolution(width, kernel=kernel, kind=options.temporal_convolution)
             for kernel in kernels
             if kind != "space"
         ]
@@ -228,3 +208,9 @@ def _add_gated(gathered: Tensor | None, context: Tensor, *, gate: Tensor) -> Ten
     if gathered is None:
         return context * gate
     return torch.addcmul(gathered, context, gate)
+
+
+def _time_convolution(width: int, *, kernel: int, kind: TemporalConvolution) -> TimeConvolution:
+    """Return a level's convolution; where `kind` is pointwise, of kernel 1."""
+    length = 1 if kind == "pointwise" else kernel
+    return TimeConvolution(width, kernel=length, groups=width if kind == "depthwise" else 1)

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from torchvision.models import VisionTransformer
 from torchvision.models.video import mvit_v1_b
 
 from gopstream.models.dvt import dvt_mvit_b, dvt_vit_b
@@ -243,3 +244,47 @@ def test_names_are_those_of_timm():
     shapes = {key: tensor.shape for key, tensor in image.state_dict().items()}
     ours = vit_weights(width=8, depth=2, patch=4, side=3, classes=7)
     assert shapes == {key: tensor.shape for key, tensor in ours.items()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("projections", ["query_value", "value_output"])
+def test_vit_of_torchvision_gives_what_that_of_timm_gives(projections):
+    image = VisionTransformer(
+        image_size=12,
+        patch_size=4,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=8,
+        mlp_dim=32,
+        num_classes=7,
+    )
+    source = {key: torch.randn_like(tensor) for key, tensor in image.state_dict().items()}
+    names = {
+        "class_token": "cls_token",
+        "encoder.pos_embedding": "pos_embed",
+        "conv_proj": "patch_embed.proj",
+        "encoder.layers.encoder_layer_": "blocks.",
+        "ln_1": "norm1",
+        "ln_2": "norm2",
+        "self_attention.in_proj_": "attn.qkv.",
+        "self_attention.out_proj": "attn.proj",
+        "mlp.0": "mlp.fc1",
+        "mlp.3": "mlp.fc2",
+        "encoder.ln": "norm",
+        "heads.head": "head",
+    }
+    timm = {}
+    for key, tensor in source.items():
+        for theirs, other in names.items():
+            key = key.replace(theirs, other)
+        timm[key] = tensor
+    assert timm.keys() == vit_weights(width=8, depth=2, patch=4, side=3, classes=7).keys()
+    models, reports = [], []
+    for weights in (source, timm):
+        torch.manual_seed(0)
+        models.append(dvt_vit_b(5, projections=projections, **SMALL_VIT))
+        reports.append(load_weights(models[-1], weights, layouts=LAYOUTS))
+    one, other = (model.state_dict() for model in models)
+    assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+    assert reports[0].loaded.keys() == reports[1].loaded.keys()
+    assert reports[0].left_random == reports[1].left_random

@@ -230,7 +230,7 @@ def test_a_single_frame_takes_nothing_or_attends_itself(variant):
 @torch.no_grad()
 @pytest.mark.parametrize("saliency_residual", [False, True])
 def test_fresh_offsets_on_a_still_clip_make_a_local_operation(saliency_residual):
-    options = MotionOptions(saliency_residual=saliency_residual)
+    options = MotionOptions(scale="none", saliency_residual=saliency_residual)
     fresh = InterFrameAttention(3, options=options).double()
     still = make_clip(num_frames=1).expand(-1, 4, -1, -1, -1)
     picture = still[0, 0]

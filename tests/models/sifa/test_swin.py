@@ -12,7 +12,6 @@ from sifa_transformers import make_frames, make_transformer
 RELEASED = {
     "variant": "regular",
     "last": "zero",
-    "scale": "mean",
     "placement": "undisplaced",
     "motion_input": "tokens",
     "motion_norm": True,
@@ -22,7 +21,6 @@ RELEASED = {
 PAPER = {
     "variant": "deformable",
     "last": "self",
-    "scale": "none",
     "placement": "even",
     "motion_input": "attention",
     "motion_norm": False,
@@ -38,7 +36,7 @@ OPTIONS = [
     {"style": "released", "variant": "none"},
     *({"variant": variant} for variant in ("none", "correlation", "regular", "bidirectional")),
     *({"offset_source": source} for source in ("frame", "clip", "difference")),
-    {"region": 5, "dilation": 2, "scale": "mean"},
+    {"region": 5, "dilation": 2, "scale": "none"},
     {"motion_norm": True},
     {"motion_input": "tokens", "temporal_convolution": True},
 ]

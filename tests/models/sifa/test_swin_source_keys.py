@@ -266,7 +266,12 @@ def test_other_shapes_are_not_adapted(adapt, key, source, wanted):
 
 @pytest.mark.parametrize(
     ("options", "cautions"),
-    [({}, 1), ({"scale": "mean"}, 0), ({"motion_norm": True}, 0), ({"style": "released"}, 0)],
+    [
+        ({"scale": "none"}, 1),
+        ({}, 0),
+        ({"scale": "none", "motion_norm": True}, 0),
+        ({"style": "released"}, 0),
+    ],
 )
 def test_a_caution_says_where_sums_may_drown_the_features_of_an_image_model(options, cautions):
     state, _ = make_image_model("timm Swin")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from gopstream.models.layers.time_convolution import TimeConvolution
 from gopstream.models.video_focalnet.designs import BlockOptions
 from gopstream.models.video_focalnet.focal_modulation import (
     FocalContext,
     FocalModulation,
     SpatialConvolution,
-    TimeConvolution,
 )
 
 WIDTH = 4
@@ -300,7 +300,7 @@ def test_queries_of_zero_leave_the_bias_of_the_projection():
 # Property 13: zero padding is the same as more frames of zeros.
 @torch.no_grad()
 def test_kernel_longer_than_the_clip_is_zero_padded():
-    convolution = randomise(TimeConvolution(WIDTH, kernel=5, kind="dense"))
+    convolution = randomise(TimeConvolution(WIDTH, kernel=5))
     tokens = make_tokens(1, 2, 3, 3, WIDTH)
     padded = torch.zeros(1, 8, 3, 3, WIDTH, dtype=torch.float64)
     padded[:, 3:5] = tokens
@@ -339,8 +339,8 @@ def test_gates_are_returned_as_the_linear_layer_has_them():
     "convolution",
     [
         SpatialConvolution(8, kernel=5),
-        TimeConvolution(8, kernel=3, kind="dense"),
-        TimeConvolution(8, kernel=3, kind="depthwise"),
+        TimeConvolution(8, kernel=3),
+        TimeConvolution(8, kernel=3, groups=8),
     ],
 )
 def test_convolutions_return_tokens_in_channels_last_memory(convolution):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from gopstream.models.layers.time_convolution import TimeConvolution
 from gopstream.models.video_focalnet.focal_modulation import (
     FocalModulation,
     SpatialConvolution,
-    TimeConvolution,
 )
 from gopstream.models.video_focalnet.model import VideoFocalNet
 
