@@ -145,8 +145,7 @@ class DeformableVideoTransformer(nn.Module):
         self.cue = choose_cue(
             cue, attention=attention, targets=motion_targets, scaling=motion_scaling
         )
-        require_positive({"num_heads": num_heads, "depth": depth})
-        require_positive({"patch_kernel": patch_kernel, "patch_stride": patch_stride})
+        require_positive({"num_heads": num_heads, "depth": depth, "patch_stride": patch_stride})
         require_hidden_width(mlp_ratio, width=embed_dim)
         _require_multiple("num_frames", num_frames, divisor=patch_stride[0] * subclip_tokens)
         _require_multiple("size", size, divisor=max(patch_stride[1:]) * 2 ** len(stage_starts))

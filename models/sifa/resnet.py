@@ -12,6 +12,7 @@ grid, C width.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Final, get_args
 
@@ -138,9 +139,9 @@ class SifaNet(nn.Module):
         placement = placement or ("odd" if released else "every")
         require_choice("placement", placement, choices=get_args(Placement))
         dual_branch = released if dual_branch is None else dual_branch
-        _check_sizes(num_frames, stem_frames=stem_frames, depths=depths, dual=dual_branch)
+        frames = _count_frames(num_frames, stem_frames=stem_frames, dual=dual_branch)
+        _check_depths(depths, stages=motion.keys(), placement=placement)
         self.num_frames, self.stem_frames = num_frames, stem_frames
-        frames = num_frames // stem_frames
         shared = BlockOptions(
             motion=None,
             placement=placement,
@@ -164,11 +165,6 @@ class SifaNet(nn.Module):
             stride = 2 if index else 1
             self.stages.append(Stage(inputs, width, depth=depth, stride=stride, options=options))
             before, inputs = inputs, EXPANSION * width
-        if motion and not any(isinstance(part, InterFrameAttention) for part in self.modules()):
-            raise ValueError(
-                "no block attends between frames: placement 'odd' takes each second block of a "
-                f"stage, and depths are {tuple(depths)}; use placement='every', or variant='none'"
-            )
         self.head_dropout = nn.Dropout(head_dropout)
         self.head = nn.Linear(inputs, num_classes)
         self.dual_stage: Stage | None = None
@@ -269,9 +265,22 @@ class SifaNet(nn.Module):
             )
 
 
-def _check_sizes(num_frames: int, *, stem_frames: int, depths: tuple[int, ...], dual: bool) -> None:
+def _check_depths(
+    depths: tuple[int, ...], *, stages: Collection[int], placement: Placement
+) -> None:
+    """Refuse depths at which none of the stages that shall attend has a block that does."""
     if len(depths) != len(STAGES) or min(depths) < 1:
         raise ValueError(f"depths must be four numbers from 1 on, got {depths!r}")
+    deepest = max((depths[STAGES.index(stage)] for stage in stages), default=None)
+    if placement == "odd" and deepest == 1:
+        raise ValueError(
+            "no block attends between frames: placement 'odd' takes each second block of a "
+            f"stage, and depths are {depths!r}; use placement='every', or variant='none'"
+        )
+
+
+def _count_frames(num_frames: int, *, stem_frames: int, dual: bool) -> int:
+    """Return the frames of features."""
     if stem_frames < 1:
         raise ValueError(f"stem_frames must be at least 1, got {stem_frames}")
     shortest = stem_frames * (2 if dual else 1)
@@ -280,3 +289,4 @@ def _check_sizes(num_frames: int, *, stem_frames: int, depths: tuple[int, ...], 
             f"num_frames must be a multiple of stem_frames {stem_frames}, at least {shortest}, "
             f"got {num_frames}"
         )
+    return num_frames // stem_frames
