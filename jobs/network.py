@@ -133,10 +133,9 @@ def network_inputs(
 
 
 def accumulated_for(network: nn.Module, batch: ClipBatch) -> ClipBatch:
-    """Return a batch whose motion is accumulated for a network's queries; others as they are."""
-    if batch.windows is None:
-        return batch
-    return batch.accumulated(query_stride=cast(int, network.query_stride))
+    """Return a batch whose motion is accumulated for a network's queries, if it has any."""
+    query_stride = getattr(network, "query_stride", None)
+    return batch if query_stride is None else batch.accumulated(query_stride=query_stride)
 
 
 def run_network(network: nn.Module, batch: ClipBatch, *, contract: InputContract) -> Tensor:
