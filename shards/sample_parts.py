@@ -311,8 +311,8 @@ def _check_facts(row: SampleRow, facts: SampleFacts) -> None:
             facts.display_rect,
             min(x, y) >= 0
             and min(width, height) > 0
-            and x + width <= facts.coded_size[0]
-            and y + height <= facts.coded_size[1],
+            and facts.display_end[0] <= facts.coded_size[0]
+            and facts.display_end[1] <= facts.coded_size[1],
         ),
         (
             "frame_index_of_jpeg",

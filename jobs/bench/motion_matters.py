@@ -112,7 +112,7 @@ def make_data(
     Raises:
         UserError: If the folder has data of other settings.
     """
-    _check_data(folder / _DATA_FILE, videos_per_class)
+    _check_data(folder / _DATA_FILE, data_settings(videos_per_class))
     canonical = CanonicalFormat(short_side=SHORT_SIDE, gop=GOP)
     for split in SPLITS:
         if (folder / "shards" / split / "manifest.json").is_file():
@@ -137,14 +137,18 @@ def make_data(
         write_flow_dataset(folder / "shards", folder / "flow", workers=workers)
 
 
-def _check_data(file: Path, videos_per_class: dict[str, int]) -> None:
-    settings = {
+def data_settings(videos_per_class: dict[str, int]) -> dict[str, Any]:
+    """Return what decides the data, as plain values."""
+    return {
         "videos_per_class": videos_per_class,
         "frames_per_video": NUM_FRAMES,
         "gop": GOP,
         "short_side": SHORT_SIDE,
         "seed": _DATA_SEED,
     }
+
+
+def _check_data(file: Path, settings: dict[str, Any]) -> None:
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(settings, indent=2) + "\n")
@@ -279,7 +283,7 @@ def main() -> int:
     settings = {
         "recipe": RECIPE,
         "steps": given.steps,
-        "data": json.loads((given.work / _DATA_FILE).read_text()),
+        "data": data_settings(videos),
         "parallel": given.parallel,
         "clips": CLIPS,
         "cues": CUES,

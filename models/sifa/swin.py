@@ -18,7 +18,7 @@ Dimensions: B batch, F sampled frames, T frames of tokens (F / stem_frames), Y, 
 token grid, C width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, get_args
 
 from einops import rearrange
@@ -131,7 +131,7 @@ class SifaTransformer(nn.Module):
         _check_sizes(num_frames, size=size, stem_frames=stem_frames, window_size=window_size)
         widths = stage_widths(embed_dim, depths=depths, num_heads=num_heads)
         require_hidden_width(mlp_ratio, width=embed_dim)
-        _check_numbers(region=region, dilation=dilation)
+        _check_numbers({"region": region, "dilation": dilation})
         # The choice is made for each stage of a ResNet; here all stages have the same.
         motion = AttentionChoice(
             variant=variant or ("regular" if released else "deformable"),
@@ -281,7 +281,7 @@ def _make_stages(
     )
 
 
-def _check_numbers(**options: int) -> None:
+def _check_numbers(options: Mapping[str, int]) -> None:
     """Refuse lists, which are for the stages of a ResNet."""
     for option, value in options.items():
         if not isinstance(value, int):
