@@ -50,6 +50,7 @@ class StreamingLoader:
         shuffle: Shuffle | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        batches_per_step: int = 1,
         last: LastBatch = "drop",
         on_error: OnError = "raise",
         prefetch: int = 2,
@@ -70,6 +71,9 @@ class StreamingLoader:
                 one shows another order.
             rank: Of this process; None asks ``torch.distributed``, and is 0 without it.
             world_size: Number of processes that train together; None likewise, and 1 without it.
+            batches_per_step: Batches of each rank that one step of the optimiser adds up. An epoch
+                has whole steps, and which samples make a step depends on ``batch_size`` times
+                ``world_size`` times this alone.
             last: What becomes of positions that do not fill a step of all ranks: ``drop`` leaves
                 them out of the epoch, ``fill`` completes the step with the epoch's first
                 positions, marked in ``ClipBatch.is_repeat``.
@@ -86,7 +90,13 @@ class StreamingLoader:
         """
         check_value("pin_memory", pin_memory, bool | None)
         rank, world_size = _process_place(rank, world_size)
-        share = Share(batch_size, rank=rank, world_size=world_size, last=last)
+        share = Share(
+            batch_size,
+            rank=rank,
+            world_size=world_size,
+            last=last,
+            batches_per_step=batches_per_step,
+        )
         orders = EpochOrders(
             dataset, seed=seed, shuffle=Shuffle() if shuffle is None else shuffle, weights=weights
         )
@@ -95,8 +105,7 @@ class StreamingLoader:
         if orders.num_samples < share.step_size and last == "drop":
             raise ShardError(
                 f"an epoch of {dataset.root}/{dataset.split} has {orders.num_samples} samples, "
-                f"fewer than a batch of {batch_size}"
-                + (f" on each of {world_size} ranks" if world_size > 1 else "")
+                f"fewer than {_step_in_words(share)}"
             )
         self._workers = workers
         self._state = EpochBatches(orders, share)
@@ -138,11 +147,15 @@ class StreamingLoader:
             state.next_epoch()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return seed, epoch and the position of the next batch, and what makes the order."""
+        """Return seed, epoch and the position of the next step, and what makes the order.
+
+        With several batches per step, in the middle of one: where that step begins, so that a run
+        that continues takes all of its batches again.
+        """
         return self._state.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where a state was taken, with any number of ranks, workers and clips a batch.
+        """Continue where a state was taken, with any ranks, workers, batches and clips a batch.
 
         Samples that were appended to the dataset since come with the next epoch: the present one
         goes on over those that it began with, which are the first ones. At the beginning of an
@@ -204,6 +217,7 @@ def view_batches(
     *,
     batch_size: int,
     views: Sequence[View],
+    samples: Sequence[int] | None = None,
     workers: int = 0,
     on_error: OnError = "raise",
 ) -> Iterator[ClipBatch]:
@@ -214,6 +228,8 @@ def view_batches(
         spec: What a clip is.
         batch_size: Clips in a batch.
         views: The views of each sample, which follow each other.
+        samples: Which samples, such as a ``range``; None takes all. ``positions`` of a batch count
+            the views of all samples in either case.
         workers: Processes that read; 0 reads in this one.
         on_error: ``skip`` leaves out views whose bytes are damaged or missing; see
             ``ClipBatch.skipped``. A batch may then have no clip at all.
@@ -225,12 +241,28 @@ def view_batches(
     """
     check_value("batch_size", batch_size, int, at_least=1)
     clips = ViewDataset(dataset, spec, views, on_error=on_error)
+    chosen = range(len(dataset)) if samples is None else samples
+    for sample in () if samples is None else samples:
+        check_value("a sample", sample, int, at_least=0)
+        if sample >= len(dataset):
+            raise ValueError(f"there are {len(dataset)} samples, got sample {sample}")
+    num_views = len(views)
+    num_clips = len(chosen) * num_views
     numbers = (
-        range(first, min(first + batch_size, len(clips)))
-        for first in range(0, len(clips), batch_size)
+        [
+            chosen[place // num_views] * num_views + place % num_views
+            for place in range(first, min(first + batch_size, num_clips))
+        ]
+        for first in range(0, num_clips, batch_size)
     )
     stream = BatchStream(clips, spec, batch_size=batch_size, workers=workers)
     return stream.batches(numbers)
+
+
+def _step_in_words(share: Share) -> str:
+    batches = "a batch" if share.batches_per_step == 1 else f"{share.batches_per_step} batches"
+    ranks = f" on each of {share.world_size} ranks" if share.world_size > 1 else ""
+    return f"{batches} of {share.batch_size}{ranks}"
 
 
 def _process_place(rank: int | None, world_size: int | None) -> tuple[int, int]:

@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -141,6 +142,46 @@ def test_a_state_over_more_samples_than_there_are_is_refused(dataset, dataset_ro
 def test_fewer_samples_than_a_batch_are_refused(dataset):
     with pytest.raises(ShardError, match="fewer than a batch"):
         make_loader(dataset, batch_size=8)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"batches_per_step": 4}, "7 samples, fewer than 4 batches of 2$"),
+        (
+            {"batches_per_step": 2, "rank": 0, "world_size": 2},
+            "7 samples, fewer than 2 batches of 2 on each of 2 ranks$",
+        ),
+        ({"rank": 1, "world_size": 4}, "7 samples, fewer than a batch of 2 on each of 4 ranks$"),
+    ],
+)
+def test_fewer_samples_than_a_step_are_refused(dataset, options, problem):
+    with pytest.raises(ShardError, match=problem):
+        StreamingLoader(dataset, SPEC, batch_size=2, seed=1, **options)
+    filled = StreamingLoader(dataset, SPEC, batch_size=2, seed=1, last="fill", **options)
+    assert len(filled) == options.get("batches_per_step", 1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_resumes_within_a_step_at_its_beginning(dataset, workers):
+    """And a loop that breaks there is gone on with in the same loader."""
+
+    def make():
+        return StreamingLoader(
+            dataset, SPEC, batch_size=1, batches_per_step=2, seed=1, workers=workers
+        )
+
+    whole = list(make_loader(dataset, batch_size=1))[:6]
+    loader = make()
+    assert len(loader) == 6
+    begun = list(itertools.islice(loader, 3))
+    state = json.loads(json.dumps(loader.state_dict()))
+    assert state["position"] == 2
+    assert_same_batches(begun + list(loader), whole)
+    resumed = make()
+    resumed.load_state_dict(state)
+    assert_same_batches(list(resumed), whole[2:])
+    assert (resumed.state_dict()["epoch"], resumed.state_dict()["position"]) == (1, 0)
 
 
 def test_views_come_in_order_and_the_last_batch_is_smaller(dataset):

@@ -73,6 +73,8 @@ def test_batches_of_three_clips_on_two_ranks(num_positions, drop, fill):
         ({"batch_size": 1, "rank": 2, "world_size": 2}, r"rank must be in 0 \.\. 1, got 2"),
         ({"batch_size": 1, "rank": -1}, "rank must be in"),
         ({"batch_size": 1, "world_size": 0}, "rank must be in"),
+        ({"batch_size": 1, "batches_per_step": 0}, "batches_per_step must be at least 1, got 0"),
+        ({"batch_size": 1, "batches_per_step": 1.5}, "batches_per_step must be a whole number"),
         ({"batch_size": 1, "last": "keep"}, "last must be one of drop, fill, got 'keep'"),
     ],
 )
