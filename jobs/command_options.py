@@ -176,6 +176,11 @@ def ffmpeg_binary() -> str:
     return os.environ.get("GOPSTREAM_FFMPEG") or default_ffmpeg()
 
 
+def allow_deterministic_products() -> None:
+    """Let cuBLAS repeat its sums, which torch's deterministic mode asks for; before CUDA begins."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
 def check_positive(options: Mapping[str, float | None]) -> None:
     """Refuse options that are given and not above zero.
 

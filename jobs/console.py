@@ -49,24 +49,34 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def progress(title: str, *, total: int, unit: str) -> Iterator[Advance]:
+def progress(
+    title: str, *, total: int, unit: str, done: int = 0, silent: bool = False
+) -> Iterator[Advance]:
     """Show how far a job is; yields a function that reports work done.
 
     Args:
         title: What is being done.
         total: Units in all.
         unit: Name of a unit, in the plural.
+        done: Units that were done before, which no rate counts.
+        silent: Show nothing: of several processes one speaks.
     """
     console = error_console()
-    if console.is_terminal:
-        with _bar(title, total, unit, console) as advance:
+    if silent:
+        yield _say_nothing
+    elif console.is_terminal:
+        with _bar(title, total, unit, console, done) as advance:
             yield advance
     else:
-        yield _plain_lines(title, total, unit)
+        yield _plain_lines(title, total, unit, done)
+
+
+def _say_nothing(count: int = 1, *, note: str = "") -> None:
+    del count, note
 
 
 @contextmanager
-def _bar(title: str, total: int, unit: str, console: Console) -> Iterator[Advance]:
+def _bar(title: str, total: int, unit: str, console: Console, done: int) -> Iterator[Advance]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -79,7 +89,7 @@ def _bar(title: str, total: int, unit: str, console: Console) -> Iterator[Advanc
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(title, total=total, note="")
+        task = bar.add_task(title, total=total, completed=done, note="")
 
         def advance(count: int = 1, *, note: str = "") -> None:
             bar.update(task, advance=count)
@@ -89,8 +99,8 @@ def _bar(title: str, total: int, unit: str, console: Console) -> Iterator[Advanc
         yield advance
 
 
-def _plain_lines(title: str, total: int, unit: str) -> Advance:
-    done = 0
+def _plain_lines(title: str, total: int, unit: str, before: int) -> Advance:
+    done = before
     begun = last = time.monotonic()
 
     def advance(count: int = 1, *, note: str = "") -> None:
@@ -99,8 +109,8 @@ def _plain_lines(title: str, total: int, unit: str) -> Advance:
         now = time.monotonic()
         if done == total or now - last >= _SECONDS_BETWEEN_LINES:
             last = now
-            rate = done / max(now - begun, 1e-9)
-            eta = "" if done == total else f", eta {(total - done) / rate:.0f} s"
+            rate = (done - before) / max(now - begun, 1e-9)
+            eta = "" if done == total or not rate else f", eta {(total - done) / rate:.0f} s"
             print(
                 f"{title}: {done}/{total} {unit}, {rate:.1f}/s{eta}{', ' * bool(note)}{note}",
                 file=sys.stderr,

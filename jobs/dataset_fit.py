@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from gopstream.jobs.console import say
 from gopstream.jobs.errors import UserError
-from gopstream.jobs.recipe import DataRecipe
+from gopstream.jobs.recipe_sections import DataRecipe
 from gopstream.shards.dataset_files import DatasetFacts
 from gopstream.shards.missing_planes import commands_to_add, missing_planes
 

@@ -1,116 +1,41 @@
 """Recipes: a training run as a TOML file, turned into checked values once.
 
-Below this module only plain arguments travel.
+Below the jobs only plain arguments travel.
 """
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from gopstream.jobs.errors import UserError
+from gopstream.jobs.recipe_sections import (
+    ClipRecipe,
+    DataRecipe,
+    EvaluationRecipe,
+    ModelRecipe,
+    OptimiserRecipe,
+    PaperRecipe,
+    ScheduleRecipe,
+    TrainRecipe,
+)
+from gopstream.models.catalogue import find_model
 from gopstream.pipeline.nearest_name import did_you_mean
+from gopstream.shards.loading.batch_ops import MixSpec
+from gopstream.shards.loading.clip_spec import ClipSpec
 from gopstream.shards.loading.transform_spec import TransformSpec
 
-
-@dataclass(frozen=True, slots=True)
-class ModelRecipe:
-    """Which network."""
-
-    name: str
-    """As ``gopstream models`` lists it."""
-    use_motion: bool = True
-    """Whether a model that takes motion is given it; False is a control."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Further constructor arguments."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClipRecipe:
-    """What a training clip is."""
-
-    num_frames: int
-    stride: int = 1
-    """Between frames of a dense clip, in stored frames."""
-    sampling: str = "dense"
-    """How frames are chosen, as ``gopstream.shards.loading.sampling`` names it."""
-    overrun: str = "last"
-    """What a dense clip takes that is longer than its video."""
-    view_rule: str = "centred"
-    """Where several test clips begin."""
-    motion_on: str = "worker"
-    """Where motion is accumulated: in the ``worker`` that reads, or on the ``device``."""
-    frames_on: str = "worker"
-    """Where frames are decoded, likewise."""
-
-
-@dataclass(frozen=True, slots=True)
-class DataRecipe:
-    """What the dataset must be; what is left out may be anything.
-
-    Strides of the clip count stored frames, and crops are shares of stored pictures: a dataset
-    that was stored otherwise trains another model.
-    """
-
-    fps: float | None = None
-    """Stored frames per second, as ``gopstream shard --fps``."""
-    short_side: int | None = None
-    """Upper limit of the stored frames' shorter side in pixels."""
-    frame_stride: int | None = None
-    """Every n-th frame is stored; 1 for all of them."""
-    planes: tuple[str, ...] | None = None
-    """Planes that must be there, beside those that the model needs anyway."""
-    mode: str | None = None
-    """``canonical`` or ``native``."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        if self.mode not in (None, "canonical", "native"):
-            raise ValueError(f"mode must be canonical or native, got {self.mode!r}")
-        for name in ("fps", "short_side", "frame_stride"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be above 0, got {value:g}")
-        if self.fps is not None and (self.frame_stride or 1) > 1:
-            raise ValueError("frames are stored either by fps or by a frame_stride; choose one")
-
-
-@dataclass(frozen=True, slots=True)
-class TrainRecipe:
-    """How it is trained."""
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float = 0.05
-    """Not applied to biases, norms and other vectors."""
-    warmup_steps: int = 0
-    final_rate: float = 0.01
-    """Share of the learning rate at the end of the cosine."""
-    clip_norm: float = 1.0
-    """Upper limit of the gradient's norm; 0 is none."""
-    label_smoothing: float = 0.0
-    seed: int = 0
-    split: str = "train"
-    labels: str = ""
-    """Name of other labels, made by ``gopstream relabel``; empty takes the dataset's own."""
-    workers: int = 0
-    """Processes that load; 0 loads in the training process."""
-    on_error: Literal["raise", "skip"] = "raise"
-    """What becomes of clips whose bytes are damaged or missing."""
-    shuffle: Literal["global", "windows"] = "global"
-    """``windows`` mixes within windows of shards, for datasets in object storage."""
-    window_shards: int = 16
-    """Shards in a window."""
-    threads: int = 0
-    """CPU threads of torch; 0 leaves torch's choice."""
-    log_every: int = 20
-    """Steps between two lines of the log."""
-    checkpoint_every: int = 500
-    """Steps between two checkpoints; there is always one at the end."""
+_INSTEAD: Final = {
+    "train.steps": "epochs",
+    "train.epochs": "steps",
+    "schedule.warmup_steps": "warmup_epochs",
+    "schedule.warmup_epochs": "warmup_steps",
+}
+"""Keys of which an override takes the other's place, since a recipe has one of the two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +46,13 @@ class Recipe:
     clip: ClipRecipe
     train: TrainRecipe
     transform: TransformSpec = field(default_factory=TransformSpec)
+    mix: MixSpec = field(default_factory=MixSpec)
+    """Mixup, CutMix and label smoothing, on the device."""
     data: DataRecipe = field(default_factory=DataRecipe)
+    optimiser: OptimiserRecipe = field(default_factory=OptimiserRecipe)
+    schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
+    test: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+    paper: PaperRecipe | None = None
 
 
 def list_recipes() -> list[str]:
@@ -168,7 +99,47 @@ def recipe_from(content: Mapping[str, Any], *, where: str) -> Recipe:
     """
     recipe = _build(Recipe, content, where)
     assert isinstance(recipe, Recipe)
+    _check_together(recipe, where)
     return recipe
+
+
+def _check_together(recipe: Recipe, where: str) -> None:
+    """Refuse sections that do not go together.
+
+    Raises:
+        UserError: Naming the section or the model.
+    """
+    settings = asdict(recipe.clip)
+    del settings["motion_on"]  # of the motion, which the network asks for
+    try:
+        ClipSpec(transform=recipe.transform, **settings)
+    except ValueError as error:
+        raise UserError(f"{where}: clip: {error}") from error
+    if recipe.schedule.kind == "steps" and not recipe.train.epochs:
+        raise UserError(f"{where}: schedule: milestones count epochs; give train.epochs")
+    if recipe.train.trainable == "head" and not recipe.model.weights:
+        raise UserError(
+            f'{where}: train: trainable = "head" trains the last layer of given weights alone; '
+            "give model.weights"
+        )
+    if recipe.model.is_own:
+        return
+    try:
+        entry = find_model(recipe.model.name)
+    except ValueError as error:
+        raise UserError(f"{where}: model: {error}") from error
+    for option in recipe.model.options:
+        if option not in entry.options:
+            raise UserError(
+                f"{where}: model: {entry.name} has no option {option!r}"
+                f"{_nearest(option, entry.options)}"
+            )
+
+
+def recipe_content(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as JSON and TOML have it; :func:`recipe_from` reads it again."""
+    content: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    return content
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -182,6 +153,7 @@ def _override(content: dict[str, Any], override: str) -> None:
         section = section.setdefault(part, {})
         if not isinstance(section, dict):
             raise UserError(f"{override!r}: {part} is not a section")
+    section.pop(_INSTEAD.get(name, ""), None)
     try:
         section[parts[-1]] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

@@ -1,11 +1,11 @@
 import math
 import re
-from dataclasses import asdict
 
 import pytest
 
 from gopstream.jobs.errors import UserError
-from gopstream.jobs.recipe import DataRecipe, list_recipes, load_recipe, recipe_from
+from gopstream.jobs.recipe import list_recipes, load_recipe, recipe_content, recipe_from
+from gopstream.jobs.recipe_sections import DataRecipe, GroupRecipe
 
 MINIMAL = """
 [model]
@@ -34,8 +34,8 @@ def refuse(recipe, reason, *overrides):
 @pytest.mark.parametrize("name", list_recipes())
 def test_packaged_recipes_load(name):
     recipe = load_recipe(name)
-    assert recipe.train.steps > 0
-    assert recipe_from(asdict(recipe), where="again") == recipe
+    assert (recipe.train.steps > 0) != (recipe.train.epochs > 0)
+    assert recipe_from(recipe_content(recipe), where="again") == recipe
 
 
 def test_there_is_a_packaged_recipe():
@@ -69,13 +69,56 @@ def test_file_with_defaults(minimal):
         ("data.planes=[]", "data", "planes", ()),
         ("data.mode=native", "data", "mode", "native"),
         ("model.use_motion=false", "model", "use_motion", False),
-        ("model.options.depth=3", "model", "options", {"depth": 3}),
+        ("model.options.mlp_ratio=3", "model", "options", {"mlp_ratio": 3}),
+        ('optimiser.groups=[{match = "head.*"}]', "optimiser", "groups", (GroupRecipe("head.*"),)),
+        ("mix.mixup=0.8", "mix", "mixup", 0.8),
+        ("test.views=4x3", "test", "views", "4x3"),
+        ("schedule.kind=cosine", "schedule", "kind", "cosine"),
     ],
 )
 def test_overrides(minimal, override, section, key, value):
     got = getattr(getattr(load_recipe(minimal, [override]), section), key)
     assert got == value
     assert type(got) is type(value)
+
+
+def test_an_override_takes_the_place_of_what_says_the_same_otherwise(minimal):
+    longer = load_recipe(minimal, ["train.epochs=2", "schedule.warmup_epochs=0.5"])
+    assert (longer.train.steps, longer.train.epochs) == (0, 2.0)
+    again = load_recipe(minimal, ["train.epochs=2", "train.steps=3", "schedule.warmup_steps=1"])
+    assert (again.train.steps, again.train.epochs, again.schedule.warmup_steps) == (3, 0.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (
+            ["model.name=dvt_tinny"],
+            "model: no model is called 'dvt_tinny'",
+        ),
+        (["model.options.dept=3"], "model: dvt_tiny has no option 'dept'"),
+        (["model.mean=[0, 0, 0]"], "mean and std are for a network of your own"),
+        (["clip.sampling=dens"], "clip: ClipSpec.sampling must be one of"),
+        (["train.accumulate=3"], "batch_size = 2 does not divide into accumulate = 3 parts"),
+        (["train.batch_size=0"], "batch_size must be at least 1, got 0"),
+        (["train.trainable=head"], "give model.weights"),
+        (["train.labels=a", 'train.label_sets=["b"]'], "two ways to say what is learnt"),
+        (["train.ema=1.0"], "ema must be from 0 to below 1"),
+        (["optimiser.nesterov=true"], "nesterov is for sgd with momentum"),
+        (["optimiser.layer_decay=0.0"], "layer_decay must be above 0"),
+        (["optimiser.groups=[{match = 3}]"], "match: expected str, got 3"),
+        (['optimiser.groups=[{match = "a", rat = 3}]'], "unknown key 'rat' (did you mean 'rate'?)"),
+        (["schedule.milestones=[1]"], 'milestones are for kind = "steps"'),
+        (["schedule.kind=steps", "schedule.milestones=[1]"], "milestones count epochs"),
+        (["schedule.final_rate=2.0"], "final_rate must be from 0 to 1"),
+        (["mix.mixup=-1.0"], "mixup must not be negative"),
+        (["test.views=3x"], "views must be clips x crops, such as 4x3, got '3x'"),
+        (["test.average=mean"], "average: got 'mean'"),
+        (["paper.source=x"], "paper: dataset is missing"),
+    ],
+)
+def test_what_cannot_be_meant_is_named(minimal, overrides, reason):
+    refuse(minimal, reason, *overrides)
 
 
 def test_last_override_counts(minimal):
@@ -147,8 +190,10 @@ def test_section_must_be_a_section():
 
 def test_missing_keys(tmp_path):
     path = tmp_path / "short.toml"
+    path.write_text(MINIMAL.replace("batch_size = 2\n", ""))
+    refuse(str(path), "batch_size is missing")
     path.write_text(MINIMAL.replace("steps = 10\n", ""))
-    refuse(str(path), "steps is missing")
+    refuse(str(path), "train: give steps or epochs, one of the two")
     with pytest.raises(UserError, match="x: model is missing"):
         recipe_from({}, where="x")
 
