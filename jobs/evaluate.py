@@ -1,135 +1,144 @@
 """Multi-view evaluation of a checkpoint on a split."""
 
-import re
-from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from gopstream.jobs.checkpoint import load_checkpoint
 from gopstream.jobs.console import progress, say
-from gopstream.jobs.errors import UserError
-from gopstream.jobs.network import accumulated_for, check_labels, run_network
-from gopstream.jobs.trained_run import open_run
-from gopstream.models.catalogue import find_model
+from gopstream.jobs.evaluation.paper_report import paper_report
+from gopstream.jobs.evaluation.results_folder import (
+    PredictionsForm,
+    check_results_folder,
+    predictions_form,
+    write_results,
+)
+from gopstream.jobs.evaluation.run_views import Looking, Seen, own_share, run_views
+from gopstream.jobs.evaluation.scores import all_scores
+from gopstream.jobs.evaluation.views import parse_views
+from gopstream.jobs.labels import check_labels
+from gopstream.jobs.network import accumulated_for
+from gopstream.jobs.trained_run import TrainedRun, open_run
+from gopstream.jobs.training.ranks import Ranks, joined
 from gopstream.shards.byte_ranges import ReadOptions
 from gopstream.shards.loading.batch import ClipBatch
 from gopstream.shards.loading.clip_spec import View
 from gopstream.shards.loading.clips import OnError
-from gopstream.shards.loading.loader import view_batches
-from gopstream.shards.reader import ShardDataset
 from gopstream.shards.storage import Storage
-
-
-def parse_views(text: str) -> list[View]:
-    """Turn ``4x3`` (clips x crops) into views.
-
-    Raises:
-        UserError: If it is not two positive numbers.
-    """
-    match = re.fullmatch(r"([1-9]\d{0,2})x([1-9]\d?)", text)
-    if not match:
-        raise UserError(f"expected views as clips x crops, such as 4x3, got {text!r}")
-    clips, crops = int(match.group(1)), int(match.group(2))
-    return [View(c, clips, k, crops) for c in range(clips) for k in range(crops)]
 
 
 def evaluate(
     checkpoint: Path,
     root: Storage | Path | str,
     *,
-    split: str = "val",
-    views: str = "1x1",
+    split: str | None = None,
+    views: str | None = None,
     zero_motion: bool = False,
-    workers: int = 0,
+    workers: int | None = None,
     force: bool = False,
     reading: ReadOptions | None = None,
     on_error: OnError = "raise",
+    out: Path | None = None,
+    predictions: PredictionsForm | None = None,
+    report: bool = False,
 ) -> dict[str, Any]:
-    """Classify each sample by the mean of its views' probabilities.
+    """Classify each sample by the average of its views.
+
+    Processes that torchrun started share the samples; the result is the same as one process has.
 
     Args:
         checkpoint: File, or folder of a run.
         root: Folder or address of the dataset.
-        split: Which split.
-        views: Clips x crops, spread evenly.
+        split: Which split; None for ``test.split`` of the recipe.
+        views: Clips x crops, spread evenly; None for ``test.views``.
         zero_motion: Give the model zero motion, or a zero RGB residual, valid everywhere: a
             control that shows what it takes from it.
-        workers: Processes that load.
+        workers: Processes that load; None for ``train.workers``.
         force: Use a dataset that was not made as the recipe asks, with a warning.
         reading: How samples are read from object storage; None takes the defaults.
         on_error: ``skip`` leaves out samples of which a view cannot be read, with a warning: what
             is measured is the rest, by all views.
+        out: New folder for predictions, confusion matrices and the summary; or one of an earlier
+            evaluation, which is replaced.
+        predictions: In which form they are written; None takes Parquet if pyarrow is there.
+        report: Put the scores beside those of the paper that the recipe is of.
 
     Returns:
-        ``top1``, ``top5``, ``mean_class_accuracy``, ``samples`` (those measured), ``skipped``
-        (those left out), ``views``, ``chance``, ``per_class`` accuracy by name.
+        ``top1``, ``top5``, ``loss``, ``samples`` (those measured), ``skipped`` (those left out),
+        ``split``, ``views``, ``average``, ``zero_motion``, ``chance``; of one set of classes also
+        ``mean_class_accuracy``, ``per_class`` accuracy by name and ``confusion`` unless there are
+        many classes, of several label sets all of these under ``sets``; and ``report``, if asked
+        for. Empty on other processes than the first.
 
     Raises:
         UserError: If checkpoint and dataset do not fit, or no sample can be read.
     """
-    run = open_run(checkpoint, root, split=split, force=force, reading=reading)
-    dataset, recipe = run.dataset, run.recipe
-    check_labels(dataset)
-    if recipe.train.threads:
-        torch.set_num_threads(recipe.train.threads)
-    contract = find_model(recipe.model.name).contract
-    chosen = parse_views(views)
-    try:
-        batches = view_batches(
-            dataset,
-            run.spec,
-            batch_size=recipe.train.batch_size,
-            views=chosen,
-            workers=workers,
-            on_error=on_error,
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    with (
-        progress("evaluating", total=len(dataset) * len(chosen), unit="views") as advance,
-        torch.inference_mode(),
-    ):
-        for batch in _reported(batches):
-            advance(len(batch.keys) + len(batch.skipped))
-            if not batch.keys:
-                continue
-            fed = _without_motion(run.network, batch) if zero_motion else batch
-            probabilities = (
-                run_network(run.network, fed, contract=contract).float().softmax(dim=1).cpu()
-            )
-            parts.append((batch.positions // len(chosen), batch.labels, probabilities))
-    if not parts:
-        raise _nothing_read(dataset)
-    samples, labels, probabilities = map(torch.cat, zip(*parts, strict=True))
-    is_whole = samples.bincount()[samples] == len(chosen)
-    labels = labels[is_whole][:: len(chosen)]
-    if not len(labels):
-        raise _nothing_read(dataset)
-    scores = probabilities[is_whole].view(len(labels), len(chosen), -1).mean(dim=1)
-    facts = {"views": views, "skipped": len(dataset) - len(labels)}
-    return _scores(scores, labels, dataset.classes) | facts
+    form = predictions_form(out, predictions)
+    asked = None if views is None else parse_views(views)  # before anything is read
+    with joined() as ranks:
+        if out is not None and ranks.is_first:
+            check_results_folder(out)
+        run = open_run(checkpoint, root, split=split, force=force, reading=reading)
+        if not run.recipe.train.label_sets:
+            check_labels(run.dataset)
+        if run.recipe.train.threads:
+            torch.set_num_threads(run.recipe.train.threads)
+        looking = _looking(run, asked, workers=workers, on_error=on_error)
+        seen = _look(run, looking, ranks, zero_motion=zero_motion)
+    if not ranks.is_first:
+        return {}
+    if seen.reason:
+        say(f"warning: a view was left out, and so its sample is not counted: {seen.reason}")
+    result = all_scores(seen.outcomes, run.targets.sets) | {
+        "split": run.dataset.split,
+        "views": run.recipe.test.views if views is None else views,
+        "average": looking.average,
+        "zero_motion": zero_motion,
+        "skipped": seen.num_skipped,
+    }
+    if report:
+        result["report"] = paper_report(run, result, steps=load_checkpoint(checkpoint)["steps"])
+    if out is not None:
+        write_results(out, result, run=run, root=root, outcomes=seen.outcomes, form=form)
+    return result
 
 
-def _nothing_read(dataset: ShardDataset) -> UserError:
-    return UserError(
-        f"{dataset.root}/{dataset.split}: no sample can be read in all of its views; run "
-        "'gopstream verify' to see all faults"
+def _looking(
+    run: TrainedRun, asked: list[View] | None, *, workers: int | None, on_error: OnError
+) -> Looking:
+    settings = run.recipe.train
+    return Looking(
+        views=asked or parse_views(run.recipe.test.views),
+        average=run.recipe.test.average,
+        precision=settings.precision,
+        # Not divided by the processes: with other batches the numbers would be others.
+        batch_size=settings.batch_size // settings.accumulate,
+        workers=settings.workers if workers is None else workers,
+        on_error=on_error,
     )
 
 
-def _reported(batches: Iterator[ClipBatch]) -> Iterator[ClipBatch]:
-    """Hand batches on, and say why the first view was left out, if one was."""
-    was_said = False
-    for batch in batches:
-        if batch.skipped and not was_said:
-            was_said = True
-            reason = batch.skipped[0].message
-            say(f"warning: a view was left out, and so its sample is not counted: {reason}")
-        yield batch
+def _look(run: TrainedRun, looking: Looking, ranks: Ranks, *, zero_motion: bool) -> Seen:
+    samples, _ = own_share(len(run.dataset), looking, ranks)
+    num_views = len(samples) * len(looking.views)
+    with progress(
+        "evaluating", total=num_views, unit="views", silent=not ranks.is_first
+    ) as advance:
+        return run_views(
+            run.network,
+            run.dataset,
+            run.spec,
+            targets=run.targets,
+            contract=run.contract,
+            looking=looking,
+            ranks=ranks,
+            change=partial(_without_motion, run.network) if zero_motion else None,
+            advance=advance,
+        )
 
 
 def _without_motion(network: nn.Module, batch: ClipBatch) -> ClipBatch:
@@ -142,22 +151,3 @@ def _without_motion(network: nn.Module, batch: ClipBatch) -> ClipBatch:
         rgb_residual=None if batch.rgb_residual is None else zeros(batch.rgb_residual),
         rgb_valid=None if batch.rgb_valid is None else ones(batch.rgb_valid),
     )
-
-
-def _scores(scores: Tensor, labels: Tensor, classes: tuple[str, ...]) -> dict[str, Any]:
-    ranked = scores.argsort(dim=1, descending=True, stable=True)
-    right = ranked == labels[:, None]
-    top1 = right[:, 0]
-    per_class = {
-        name: float(top1[labels == number].float().mean())
-        for number, name in enumerate(classes)
-        if bool((labels == number).any())
-    }
-    return {
-        "top1": float(top1.float().mean()),
-        "top5": float(right[:, :5].any(dim=1).float().mean()),
-        "mean_class_accuracy": sum(per_class.values()) / len(per_class),
-        "samples": len(labels),
-        "chance": 1 / len(classes),
-        "per_class": per_class,
-    }

@@ -4,7 +4,7 @@ They import torch when they run, not before: ``gopstream --help`` must not wait 
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -12,9 +12,11 @@ from gopstream.jobs.command_options import (
     JsonFile,
     ReadingArguments,
     StoreArguments,
+    allow_deterministic_products,
     ffmpeg_binary,
     report,
 )
+from gopstream.jobs.errors import UserError
 
 _STORE = StoreArguments()
 _READING = ReadingArguments()
@@ -28,11 +30,17 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     force: Annotated[bool, Parameter(negative="")] = False,
+    tensorboard: bool = True,
+    wandb: str | None = None,
+    profile: int = 0,
     reading: ReadingArguments = _READING,
     store: StoreArguments = _STORE,
     json_file: JsonFile = None,
 ) -> int:
     """Train a model by streaming shards.
+
+    On several GPUs: `torchrun --nproc-per-node 8 -m gopstream train ...`. Ctrl-C and SIGTERM end
+    the step and save; the same command with --resume goes on.
 
     Example: `gopstream train dvt_tiny_demo --data demo/shards train.steps=200`
 
@@ -47,24 +55,40 @@ def train(
     out
         Folder of the run; by default runs/RECIPE.
     resume
-        Continue the run in that folder at its last checkpoint, exactly.
+        Continue the run in that folder at its last checkpoint, exactly; on any number of GPUs.
     force
         Use a dataset that was not made as the recipe's [data] asks.
+    tensorboard
+        Write curves for TensorBoard beside log.jsonl.
+    wandb
+        Project of Weights & Biases that the run is also logged to.
+    profile
+        Write a trace of so many steps (trace.json.gz), and a table of what took the time.
     """
     from gopstream.jobs.recipe import load_recipe
+    from gopstream.jobs.train import Watching
     from gopstream.jobs.train import train as train_recipe
     from gopstream.shards.storage import open_storage
 
+    if profile < 0:
+        raise UserError(f"--profile must be a number of steps, got {profile}")
+
     if reading.on_error is not None:
         overrides = (*overrides, f"train.on_error={reading.on_error}")
+    wanted = load_recipe(recipe, overrides)
+    if wanted.train.deterministic:
+        allow_deterministic_products()
     outcome = train_recipe(
-        load_recipe(recipe, overrides),
+        wanted,
         open_storage(data, store.options()),
         out=out or Path("runs") / Path(recipe).stem,
         resume=resume,
         force=force,
         reading=reading.options(),
+        watching=Watching(tensorboard, wandb, profile),
     )
+    if not outcome.is_first:
+        return 0
     if json_file != "-":
         print(
             f"loss {outcome.loss:.4f}, {outcome.clips_per_second:.0f} clips/s"
@@ -84,16 +108,19 @@ def evaluate(
     /,
     *,
     data: str,
-    split: str = "val",
-    views: str = "1x1",
+    split: str | None = None,
+    views: str | None = None,
     zero_motion: bool = False,
-    workers: int = 0,
+    workers: int | None = None,
     force: Annotated[bool, Parameter(negative="")] = False,
+    out: Path | None = None,
+    predictions: Literal["parquet", "jsonl"] | None = None,
+    with_report: Annotated[bool, Parameter(name="--report", negative="")] = False,
     reading: ReadingArguments = _READING,
     store: StoreArguments = _STORE,
     json_file: JsonFile = None,
 ) -> int:
-    """Measure a checkpoint's accuracy on a split.
+    """Measure a checkpoint's accuracy on a split, on all processes that torchrun started.
 
     Example: `gopstream evaluate runs/dvt_tiny_demo --data demo/shards --views 3x1`
 
@@ -104,17 +131,26 @@ def evaluate(
     data
         Folder of the dataset, or an address (s3://bucket/folder, https://host/folder).
     split
-        Name of the split.
+        Name of the split; by default test.split of the checkpoint's recipe.
     views
-        Clips x crops of each sample, spread evenly; their probabilities are averaged.
+        Clips x crops of each sample, spread evenly, which are averaged as test.average of the
+        recipe says; by default its test.views.
     zero_motion
         Give the model no motion: shows what it takes from it.
     workers
-        Processes that load; 0 loads in this one.
+        Processes that load; 0 loads in this one; by default train.workers of the recipe.
     force
         Use a dataset that was not made as [data] of the checkpoint's recipe asks.
+    out
+        New folder for the prediction of each video, the confusion matrix and a summary.
+    predictions
+        Form of the predictions; by default Parquet, or JSON lines where pyarrow is not installed.
+    with_report
+        Put the scores beside those of the paper that the recipe reproduces, and say what differs.
     """
     from gopstream.jobs.evaluate import evaluate as evaluate_checkpoint
+    from gopstream.jobs.evaluation.paper_report import report_text
+    from gopstream.jobs.evaluation.scores import scores_text
     from gopstream.shards.storage import open_storage
 
     result = evaluate_checkpoint(
@@ -127,13 +163,16 @@ def evaluate(
         force=force,
         reading=reading.options(),
         on_error=reading.on_error or "raise",
+        out=out,
+        predictions=predictions,
+        report=with_report,
     )
+    if not result:  # the first process speaks for all
+        return 0
     if json_file != "-":
-        print(
-            f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, mean class accuracy "
-            f"{result['mean_class_accuracy']:.2%} on {result['samples']} samples "
-            f"(chance {result['chance']:.2%}){_skips(result['skipped'], 'sample')}"
-        )
+        print(scores_text(result) + _skips(result["skipped"], "sample"))
+        if with_report:
+            print(report_text(result["report"]))
     report(result, json_file)
     return 0
 
