@@ -1,12 +1,23 @@
-"""Batches from worker processes: torch's ``DataLoader`` with memory of our own."""
+"""Batches from worker processes: torch's ``DataLoader`` with memory of our own.
+
+Batch systems and terminals send a signal that ends a run to all of its processes. Workers live
+through it, so that the trainer can finish its step and save: they end when the trainer leaves the
+iterator or ends itself, and not before.
+"""
 
 import multiprocessing
 import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple, cast
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.util import Finalize
+from typing import Any, Final, NamedTuple, cast
 
 import torch
+from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader, Dataset
 
 from gopstream.shards.errors import ShardError
@@ -16,6 +27,10 @@ from gopstream.shards.loading.clip_spec import ClipSpec
 from gopstream.shards.loading.clips import ClipDataset, ViewDataset
 from gopstream.shards.loading.slots import Filled, SharedSlots
 from gopstream.shards.value_checks import check_value
+
+_TRAINER_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_GRACE_SECONDS: Final = 0.5
+"""How long a worker may finish what it reads when it is told to end."""
 
 
 class BatchStream:
@@ -71,17 +86,18 @@ class BatchStream:
                 prefetch=self._prefetch,
             )
         self._clips.use(slots)
+        ends = multiprocessing.Pipe(duplex=False) if self._workers else None
         loader = DataLoader(
             _Guarded(self._clips) if self._workers else self._clips,
             batch_size=None,
             sampler=cast(Any, _Once(places)),
             num_workers=self._workers,
             prefetch_factor=self._prefetch if self._workers else None,
-            worker_init_fn=_end_with_parent if self._workers else None,
+            worker_init_fn=partial(_begin_worker, told=ends[0]) if ends else None,
             # Its own, or each pass would draw from the generator that dropout draws from.
             generator=torch.Generator(),
         )
-        for item in _items(loader):
+        for item in _items(loader, ends[1] if ends else None):
             if isinstance(item, Failed):
                 raise item.error
             if isinstance(item, Filled):
@@ -112,13 +128,28 @@ class _Guarded(Dataset[Any]):
             return Failed(error)
 
 
-def _items(loader: "DataLoader[Any]") -> Iterator[Any]:
+def _items(loader: "DataLoader[Any]", tell: Connection | None) -> Iterator[Any]:
     """Yield what workers hand over.
+
+    Args:
+        loader: Starts the workers.
+        tell: Where workers are told to end; None without workers.
 
     Raises:
         ShardError: If a worker has ended.
     """
-    items: Any = iter(loader)
+    if tell is None:
+        yield from loader
+        return
+    # A worker that is just being started still does what the trainer does with a signal.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TRAINER_SIGNALS)
+    try:
+        items: Any = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    # Also when this process ends: multiprocessing would send SIGTERM and then wait without end. Not
+    # in a process that was forked from this one, which has a copy of the iterator.
+    end = Finalize(None, _end_workers, (items, tell), exitpriority=1)
     try:
         yield from items
     except RuntimeError as error:
@@ -132,23 +163,48 @@ def _items(loader: "DataLoader[Any]") -> Iterator[Any]:
             )
         raise ShardError(f"a process that reads clips has ended ({error}); {hint}") from error
     finally:
-        if loader.num_workers:
-            # Torch does so when the last reference goes: the traceback of an error holds one in a
-            # circle, and where that is found first in a forked child, the workers stay.
-            items._shutdown_workers()
+        # Torch does so when the last reference goes: the traceback of an error holds one in a
+        # circle, and where that is found first in a forked child, the workers stay.
+        end()
 
 
-def _end_with_parent(worker: int) -> None:
-    """End a worker with the process that started it: torch's own look comes every five seconds."""
+def _end_workers(items: Any, tell: Connection) -> None:  # noqa: ANN401 - torch's
+    """End the workers of torch's iterator, within their grace."""
+    with tell:
+        tell.send_bytes(b"end")  # nobody reads it: all workers see that it is there
+        items._shutdown_workers()  # does nothing where this process is about to end
+        if items._worker_pids_set:  # or torch would raise an error for each that is killed
+            _remove_worker_pids(id(items))
+            items._worker_pids_set = False
+        for worker in items._workers:
+            worker.join(2 * _GRACE_SECONDS)
+        # One that stands still heard nothing, and torch's SIGTERM is ignored.
+        for worker in items._workers:
+            if worker.is_alive():
+                worker.kill()
+        for worker in items._workers:
+            worker.join()
+
+
+def _begin_worker(worker: int, *, told: Connection) -> None:
+    """Let a worker end with the iterator or the process that started it, and by no signal."""
     del worker
+    for number in _TRAINER_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _TRAINER_SIGNALS)
     parent = multiprocessing.parent_process()
     assert parent is not None
+    sentinel = parent.sentinel
 
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
+    def watch() -> None:
+        # Torch's own look at the parent comes every five seconds.
+        if sentinel in wait([sentinel, told]):
+            os._exit(1)
+        # Torch asks first, and waits five seconds for a worker that reads from a silent server.
+        time.sleep(_GRACE_SECONDS)
+        os._exit(0)
 
-    threading.Thread(target=wait, name="gopstream-parent", daemon=True).start()
+    threading.Thread(target=watch, name="gopstream-parent", daemon=True).start()
 
 
 class _Once:
