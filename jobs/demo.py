@@ -23,6 +23,7 @@ from gopstream.jobs.errors import UserError
 from gopstream.jobs.evaluate import evaluate
 from gopstream.jobs.inspection.contact_sheet import write_contact_sheet
 from gopstream.jobs.preprocess import shard_folder
+from gopstream.jobs.training.curves import draw_curves
 from gopstream.jobs.verify import verify_dataset
 from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.transcode import CanonicalFormat, ffmpeg_version
@@ -45,8 +46,8 @@ def run_demo(out: Path, *, ffmpeg_binary: str, overrides: Sequence[str] = ()) ->
     """Run the demo into a folder.
 
     Args:
-        out: New or empty folder for videos, shards, runs, ``contact_sheet.png`` and
-            ``summary.json``.
+        out: New or empty folder for videos, shards, runs, ``contact_sheet.png``,
+            ``curves.png`` and ``summary.json``.
         ffmpeg_binary: The FFmpeg to transcode with.
         overrides: Recipe overrides for all three trainings, such as ``train.steps=10``.
 
@@ -89,6 +90,7 @@ def run_demo(out: Path, *, ffmpeg_binary: str, overrides: Sequence[str] = ()) ->
     write_contact_sheet(
         validation, out / "contact_sheet.png", samples=_one_of_each_class(validation)
     )
+    draw_curves({name: out / "runs" / name for name in _CONTROLS}, out / "curves.png")
     done("evaluate")
     summary |= {
         "seconds": round(time.monotonic() - begun, 1),

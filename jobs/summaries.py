@@ -141,6 +141,7 @@ def demo_summary(result: dict[str, Any], out: Path) -> Summary:
         "seconds": f"{result['seconds']} "
         f"({', '.join(f'{k} {v}' for k, v in result['stage_seconds'].items())})",
         "picture": out / "contact_sheet.png",
+        "curves": out / "curves.png",
     }
     following = (
         "next:",

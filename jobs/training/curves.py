@@ -22,6 +22,10 @@ _COLOURS: Final = (
     (230, 159, 0),
     (86, 180, 233),
 )
+_DIAGRAMS: Final = (
+    ("training loss", "train", "loss"),
+    ("validation accuracy (top1)", "validation", "top1"),
+)
 _NUM_TICKS: Final = 6
 
 
@@ -59,14 +63,8 @@ def draw_curves(runs: Mapping[str, Path], target: Path) -> None:
         UserError: If a run has no log, or no run has a number to draw.
     """
     rows = {name: _rows(path) for name, path in runs.items()}
-    diagrams = [
-        (title, curves)
-        for title, kind, field in (
-            ("training loss", "train", "loss"),
-            ("validation accuracy (top1)", "validation", "top1"),
-        )
-        if any(len(curve.points) for curve in (curves := _curves(rows, kind, field)))
-    ]
+    diagrams = [(title, _curves(rows, kind, field)) for title, kind, field in _DIAGRAMS]
+    diagrams = [(title, curves) for title, curves in diagrams if any(c.points for c in curves)]
     if not diagrams:
         places = ", ".join(str(path) for path in runs.values())
         raise UserError(f"expected rows with a loss or top1 to draw, there are none in {places}")

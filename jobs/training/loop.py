@@ -2,25 +2,24 @@
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from gopstream.jobs.evaluation.validation import validate
-from gopstream.jobs.training.run_logs import RunLogs
-from gopstream.jobs.training.trace import profiled
-
 from gopstream.jobs.checkpoint import keep_best
 from gopstream.jobs.console import progress
+from gopstream.jobs.evaluation.validation import validate
 from gopstream.jobs.network import clip_spec, input_contract
 from gopstream.jobs.training.clock import StepClock
 from gopstream.jobs.training.ranks import agreed
+from gopstream.jobs.training.run_logs import RunLogs
 from gopstream.jobs.training.run_state import Run, save_run
 from gopstream.jobs.training.step_reports import StepReports
 from gopstream.jobs.training.steps import Stepper
 from gopstream.jobs.training.stopping import stop_requests
+from gopstream.jobs.training.trace import profiled
 from gopstream.shards.loading.batch import ClipBatch
 from gopstream.shards.loading.loader import StreamingLoader
 from gopstream.shards.reader import ShardDataset
@@ -42,6 +41,8 @@ class Progress:
     """Mean of the last row of the log."""
     clips_per_second: float = 0.0
     """Likewise."""
+    speed: str = ""
+    """That row in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def run_loop(
             trace.step()
             number = agreed(stop.number, run.ranks)
             _look_at_step(run, logs, state, validation, is_stopping=bool(number))
-            advance(note=f"loss {state.loss:.3f}")
+            advance(note=_note(state))
             if validation is not None and not number:
                 _validate_if_due(run, logs, state, validation)
     if number:
@@ -115,6 +116,18 @@ def run_loop(
             signal.raise_signal(stop.number)
         raise KeyboardInterrupt
     return state
+
+
+def _note(state: Progress) -> str:
+    """Return what stands beside the progress: nothing before a loss was looked at."""
+    return "" if math.isnan(state.loss) else f"loss {state.loss:.3f}{state.speed}"
+
+
+def _speed(row: Mapping[str, float]) -> str:
+    memory = f", {row['gpu_memory_gib']:.1f} GiB" if "gpu_memory_gib" in row else ""
+    return (
+        f", {row['clips_per_second']:.0f} clips/s, {row['data_wait']:.1%} waiting for data{memory}"
+    )
 
 
 def _take_step(run: Run, stepper: Stepper, batches: Iterator[ClipBatch], state: Progress) -> None:
@@ -144,6 +157,7 @@ def _look_at_step(
     if step % settings.log_every == 0 or is_last:
         row = state.reports.row(state.clock)
         state.loss, state.clips_per_second = row["loss"], row["clips_per_second"]
+        state.speed = _speed(row)
         rate = settings.learning_rate * run.schedule.share(step - 1)
         epoch = step / run.steps_per_epoch
         logs.write({"kind": "train", "step": step, "epoch": epoch, "learning_rate": rate, **row})

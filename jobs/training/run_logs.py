@@ -70,7 +70,8 @@ class RunLogs:
 
     def best(self, name: str) -> float:
         """Return the greatest of a number over all validations; minus infinity before any."""
-        return max((float(row[name]) for row in self._validations), default=-math.inf)
+        numbers = [float(row[name]) for row in self._validations if name in row]
+        return max(numbers, default=-math.inf)
 
     def write(self, row: Row) -> None:
         """Write a row.

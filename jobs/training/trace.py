@@ -47,6 +47,8 @@ def profiled(steps: int, out: Path) -> Iterator[StepTrace]:
         activities.append(ProfilerActivity.CUDA)
 
     def write(profiler: Any) -> None:  # noqa: ANN401 - torch types the callback so
+        if profiler.step_num <= _WARM_UP_STEPS:  # it ends in between, and has recorded nothing
+            return
         profiler.export_chrome_trace(str(out / TRACE_NAME))
         order = f"self_{'cuda' if torch.cuda.is_available() else 'cpu'}_time_total"
         table = profiler.key_averages().table(sort_by=order, row_limit=_TABLE_ROWS)
