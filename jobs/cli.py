@@ -20,6 +20,7 @@ import gopstream
 from gopstream.jobs.bench_commands import bench
 from gopstream.jobs.console import error_console
 from gopstream.jobs.data_commands import info, verify
+from gopstream.jobs.deploy_commands import export, predict
 from gopstream.jobs.edit_commands import planes, relabel, remove
 from gopstream.jobs.inspect_commands import inspect
 from gopstream.jobs.model_commands import demo, evaluate, models, train
@@ -46,6 +47,8 @@ for command in (
     conformance,
     train,
     evaluate,
+    export,
+    predict,
     inspect,
     models,
     demo,
@@ -143,7 +146,7 @@ def _describe(error: Exception) -> str:
     ours = (UserError, PipelineError, StoreError, ShardError, WorkerError, FileNotFoundError)
     if isinstance(error, ours):
         return str(error)
-    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "einops", "torchvision"):
+    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "einops", "torchvision", "tensorboard"):
         return f"{error.name} is not installed; training needs: pip install 'gopstream[train]'"
     return f"{type(error).__name__}: {error} (--debug shows where)"
 
