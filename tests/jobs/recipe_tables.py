@@ -235,17 +235,21 @@ _MVIT_STRONG: Final = {
     "erase_fill": "noise",
 }
 _SIFA_CROP: Final = {"crop": "short_side", "short_side": (256.0, 340.0)}
-_DIRECTIONS: Final = (86, 87, 93, 94, 166, 167)
+_V1_DIRECTIONS: Final = (2, 4, 30, 41, 52, 66)
+_V2_DIRECTIONS: Final = (86, 87, 93, 94, 166, 167)
+"""Pulling and pushing to the right and to the left, turning the camera to the left and right."""
 
 # Fields of TransformSpec; "size" is of the run, as are the sides of a crop by the short side.
 TRANSFORMS: Final = {
     ("video_focalnet", "any"): _AREA | _FOCALNET_COLOURS | {"flip": 0.5},
     ("video_focalnet", "ssv2"): _AREA | _FOCALNET_COLOURS | {"flip": 0.0},
     ("pst_t", "kinetics"): _AREA | {"flip": 0.5},
-    ("pst_t", "something"): _AREA | _PST_STRONG | {"flip": 0.5, "keep_direction": _DIRECTIONS},
+    ("pst_t", "ssv1"): _AREA | _PST_STRONG | {"flip": 0.5, "keep_direction": _V1_DIRECTIONS},
+    ("pst_t", "ssv2"): _AREA | _PST_STRONG | {"flip": 0.5, "keep_direction": _V2_DIRECTIONS},
     ("pst_t", "diving48"): _AREA | _PST_STRONG | {"flip": 0.5},
     ("pst_b", "kinetics"): _AREA | {"flip": 0.5},
-    ("pst_b", "something"): _AREA | _PST_STRONG | {"flip": 0.5, "keep_direction": _DIRECTIONS},
+    ("pst_b", "ssv1"): _AREA | _PST_STRONG | {"flip": 0.5, "keep_direction": _V1_DIRECTIONS},
+    ("pst_b", "ssv2"): _AREA | _PST_STRONG | {"flip": 0.5, "keep_direction": _V2_DIRECTIONS},
     ("pst_b", "diving48"): _AREA | _PST_STRONG | {"flip": 0.5},
     ("deit", "kinetics"): _AREA | {"flip": 0.5},
     ("sifa_net", "kinetics"): _SIFA_CROP | {"flip": 0.5},
