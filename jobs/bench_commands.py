@@ -92,12 +92,24 @@ def load(
 
 
 @bench.command
-def model(*names: str, rounds: int = 5, quick: bool = False, json_file: JsonFile = None) -> int:
+def model(
+    *names: str,
+    train: bool = False,
+    batch: int | None = None,
+    minutes_each: float = 10.0,
+    resume: bool = False,
+    rounds: int = 5,
+    quick: bool = False,
+    json_file: JsonFile = None,
+) -> int:
     """Measure a step of models: time and memory, next to the same networks written plainly.
 
     On the CPU in float32, in some minutes. Where there is a CUDA device, also training in bfloat16,
     compiled and not, and the networks of the PST paper's Table 6. Both forms of a network have the
     same weights, and must agree before they are timed.
+
+    With --train whole training steps on a CUDA device instead, as `gopstream train` takes them,
+    beside the rate of its matrix products: some minutes for each model.
 
     Example: `gopstream bench model pst_t --json result.json`
 
@@ -105,22 +117,46 @@ def model(*names: str, rounds: int = 5, quick: bool = False, json_file: JsonFile
     ----------
     names
         Models of the catalogue; by default four on the CPU and all full-size ones on the GPU.
+    train
+        Measure training steps with the optimiser, in bfloat16, compiled and not.
+    batch
+        Of --train: clips of a step; by default the largest power of two that fits, up to 32.
+    minutes_each
+        Of --train: time for each model, after which it is left as it is.
+    resume
+        Of --train: leave out the models that the --json file has already.
     rounds
         How often each form has its turn; the median counts.
     quick
         Only small models: shows that everything runs, measures nothing.
     """
     from gopstream.jobs.bench.model import bench_model
+    from gopstream.jobs.bench.model_training import TrainingBench, bench_training, earlier_content
     from gopstream.models.catalogue import find_model
 
     if rounds < 1:
         raise UserError(f"--rounds must be at least 1, got {rounds}")
+    if not train and (batch is not None or resume):
+        raise UserError("--batch and --resume are of --train")
+    if (batch is not None and batch < 1) or minutes_each <= 0:
+        raise UserError(
+            f"--batch and --minutes-each must be above 0, got {batch} and {minutes_each:g}"
+        )
     try:
         for name in names:
             find_model(name)
     except ValueError as error:
         raise UserError(str(error)) from error
-    summary = bench_model(names, rounds=rounds, is_quick=quick, on_step=say)
+    if train:
+        summary = bench_training(
+            names,
+            bench=TrainingBench(batch, rounds, quick, minutes_each),
+            earlier=earlier_content(json_file) if resume else None,
+            on_step=say,
+            on_model=lambda content: report(content, None if json_file == "-" else json_file),
+        )
+    else:
+        summary = bench_model(names, rounds=rounds, is_quick=quick, on_step=say)
     if json_file != "-":
         print(summary.text)
     report(summary.content, json_file)
