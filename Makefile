@@ -10,7 +10,7 @@ DEMO ?= demo
 .PHONY: demo test lint prove-skip prove-bytes prove-colours prove-vectors prove-faults prove-fuzz \
 	prove-memory prove-kill prove-scale prove-many prove-resume prove-loading-faults \
 	prove-loading-leaks prove-loading-scale prove-motion-place prove-models \
-	prove-motion-matters clean
+	prove-motion-matters prove-training prove-recipes clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "gopstream needs Python 3.11 or newer"'
@@ -79,6 +79,12 @@ prove-motion-place: $(VENV)/installed
 
 prove-motion-matters: $(VENV)/installed
 	$(BIN)/python -m gopstream.jobs.bench.motion_matters --json docs/results/motion_matters.json
+
+prove-training: $(VENV)/installed
+	$(BIN)/python -m gopstream.jobs.bench.training_kills --json docs/results/training_kills.json
+
+prove-recipes: $(VENV)/installed
+	$(BIN)/python -m gopstream.jobs.bench.debug_recipes --json docs/results/debug_recipes.json
 
 prove-models: $(VENV)/installed
 	$(BIN)/python -m tests.models.golden $(GOLDEN)/*.npz

@@ -146,7 +146,7 @@ def _describe(error: Exception) -> str:
     ours = (UserError, PipelineError, StoreError, ShardError, WorkerError, FileNotFoundError)
     if isinstance(error, ours):
         return str(error)
-    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "einops", "torchvision", "tensorboard"):
+    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "einops", "torchvision"):
         return f"{error.name} is not installed; training needs: pip install 'gopstream[train]'"
     return f"{type(error).__name__}: {error} (--debug shows where)"
 

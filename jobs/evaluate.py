@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from gopstream.jobs.checkpoint import load_checkpoint
 from gopstream.jobs.console import progress, say
 from gopstream.jobs.evaluation.paper_report import paper_report
 from gopstream.jobs.evaluation.results_folder import (
@@ -101,7 +100,7 @@ def evaluate(
         "skipped": seen.num_skipped,
     }
     if report:
-        result["report"] = paper_report(run, result, steps=load_checkpoint(checkpoint)["steps"])
+        result["report"] = paper_report(run, result, steps=run.trained.content["steps"])
     if out is not None:
         write_results(out, result, run=run, root=root, outcomes=seen.outcomes, form=form)
     return result

@@ -86,6 +86,17 @@ def check_labels(dataset: ShardDataset) -> None:
         raise UserError(f"{dataset.root}/{dataset.split} has videos without a label")
 
 
+def open_labelled(dataset: ShardDataset, label_sets: Sequence[str]) -> Targets:
+    """Return what a network is to learn of a split, of which every sample must have a label.
+
+    Raises:
+        UserError: As `open_targets` and `check_labels`.
+    """
+    if not label_sets:
+        check_labels(dataset)
+    return open_targets(dataset, label_sets)
+
+
 def split_outputs(logits: Tensor, sets: Sequence[LabelSet]) -> tuple[Tensor, ...]:
     """Part (B, outputs) into (B, classes) for each label set."""
     return torch.split(logits, [len(labels.classes) for labels in sets], dim=1)

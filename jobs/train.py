@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gopstream.jobs.console import say
 from gopstream.jobs.errors import UserError
-from gopstream.jobs.labels import check_labels, open_targets
+from gopstream.jobs.labels import open_labelled
 from gopstream.jobs.network import build_network, check_dataset, clip_spec, input_contract
 from gopstream.jobs.recipe import Recipe, recipe_content
 from gopstream.jobs.training.heads import TrainedHeads
@@ -133,9 +133,7 @@ def _prepare(
 ) -> tuple[Run, Stepper]:
     settings = recipe.train
     dataset = ShardDataset(root, settings.split, labels=settings.labels or None, reading=reading)
-    if not settings.label_sets:
-        check_labels(dataset)
-    targets = open_targets(dataset, settings.label_sets)
+    targets = open_labelled(dataset, settings.label_sets)
     torch.manual_seed(settings.seed)  # the same weights on all processes
     network = build_network(recipe, targets.num_outputs)
     spec = clip_spec(recipe, network)
@@ -231,11 +229,10 @@ def _validation(
     dataset = ShardDataset(
         root, run.recipe.test.split, labels=settings.labels or None, reading=reading
     )
-    if not settings.label_sets:
-        check_labels(dataset)
-    if open_targets(dataset, settings.label_sets).sets != run.targets.sets:
+    targets = open_labelled(dataset, settings.label_sets)
+    if targets.sets != run.targets.sets:
         raise UserError(f"{dataset.root}/{dataset.split} has other classes than {settings.split}")
     spec = clip_spec(run.recipe, run.network, testing=True)
     check_dataset(dataset, spec, data=run.recipe.data, force=force)
     every = max(1, math.ceil(settings.validate_epochs * run.steps_per_epoch))
-    return Validation(dataset, every)
+    return Validation(dataset, targets, every)

@@ -107,7 +107,7 @@ def load_trained(checkpoint: Path) -> Trained:
     network = build_network(recipe, sum(len(labels.classes) for labels in sets))
     network.load_state_dict(content["ema"] if content.get("ema") else content["model"])
     network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    facts = {name: content[name] for name in ("step", "settings", "split")}
+    facts = {name: content[name] for name in ("step", "steps", "settings", "split")}
     return Trained(network, recipe, sets, facts | {"weights": weights})
 
 
@@ -134,7 +134,10 @@ def open_run(
     trained = load_trained(checkpoint)
     recipe = trained.recipe
     dataset = ShardDataset(
-        root, split or recipe.test.split, labels=recipe.train.labels or None, reading=reading
+        root,
+        recipe.test.split if split is None else split,
+        labels=recipe.train.labels or None,
+        reading=reading,
     )
     spec = clip_spec(recipe, trained.network, testing=True)
     check_dataset(dataset, spec, data=recipe.data, force=force)

@@ -8,7 +8,7 @@ from gopstream.jobs.evaluation.outcomes import Average
 from gopstream.jobs.evaluation.run_views import Looking, Precision, run_views
 from gopstream.jobs.evaluation.scores import action_scores
 from gopstream.jobs.evaluation.views import CENTRE
-from gopstream.jobs.labels import check_labels, open_targets
+from gopstream.jobs.labels import Targets
 from gopstream.jobs.training.ranks import Ranks
 from gopstream.models.catalogue_entry import InputContract
 from gopstream.shards.loading.clip_spec import ClipSpec, View
@@ -19,10 +19,10 @@ from gopstream.shards.reader import ShardDataset
 def validate(
     network: nn.Module,
     dataset: ShardDataset,
-    spec: ClipSpec,
     *,
+    spec: ClipSpec,
+    targets: Targets,
     contract: InputContract,
-    label_sets: Sequence[str],
     precision: Precision,
     batch_size: int,
     workers: int,
@@ -37,8 +37,8 @@ def validate(
         network: As it is to be measured. Its modules' modes and all random states stay.
         dataset: The split.
         spec: Of its test views.
-        contract: What the network takes.
-        label_sets: Names of the label sets that it learns; none are the classes.
+        targets: What of the samples the network learns.
+        contract: What it takes.
         precision: Of activations.
         batch_size: Views of one call of the network, at most; 64 if it is more.
         workers: Processes that load, for each process of the run.
@@ -55,9 +55,6 @@ def validate(
         UserError: If a sample has no label, none can be read, or an output is no number.
         ShardError: If a view cannot be read and may not be skipped.
     """
-    if not label_sets:
-        check_labels(dataset)
-    targets = open_targets(dataset, label_sets)
     seen = run_views(
         network,
         dataset,

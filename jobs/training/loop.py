@@ -11,6 +11,7 @@ from typing import Final
 from gopstream.jobs.checkpoint import keep_best
 from gopstream.jobs.console import progress
 from gopstream.jobs.evaluation.validation import validate
+from gopstream.jobs.labels import Targets
 from gopstream.jobs.network import clip_spec, input_contract
 from gopstream.jobs.training.clock import StepClock
 from gopstream.jobs.training.ranks import agreed
@@ -50,6 +51,7 @@ class Validation:
     """On what a run is validated, and how often."""
 
     dataset: ShardDataset
+    targets: Targets
     every: int
     """Steps from one to the next."""
 
@@ -179,11 +181,11 @@ def _validate_if_due(run: Run, logs: RunLogs, state: Progress, validation: Valid
         figures = validate(
             run.network,
             validation.dataset,
-            clip_spec(run.recipe, run.network, testing=True),
+            spec=clip_spec(run.recipe, run.network, testing=True),
+            targets=validation.targets,
             contract=input_contract(run.recipe, run.network),
-            label_sets=settings.label_sets,
             precision=settings.precision,
-            batch_size=settings.batch_size // (run.ranks.world_size * settings.accumulate),
+            batch_size=settings.batch_size // settings.accumulate,
             workers=settings.workers,
             on_error=settings.on_error,
             ranks=run.ranks,

@@ -4,54 +4,40 @@ import pytest
 import torch
 
 from gopstream.jobs import evaluate as job
+from gopstream.jobs.checkpoint import CHECKPOINT_VERSION, save_checkpoint
 from gopstream.jobs.cli import main
 from gopstream.jobs.demo_videos import write_demo_videos
 from gopstream.jobs.errors import UserError
-from gopstream.jobs.evaluate import _scores, evaluate, parse_views
-from gopstream.jobs.recipe import load_recipe
-from gopstream.jobs.train import train
+from gopstream.jobs.evaluate import evaluate
+from gopstream.jobs.evaluation import run_views as core
+from gopstream.jobs.network import build_network
+from gopstream.jobs.recipe import load_recipe, recipe_content
+from gopstream.shards import ShardDataset
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(run, dataset): two steps on eight videos."""
+    """(run, dataset): a network as it was drawn, for eight videos."""
     folder = tmp_path_factory.mktemp("evaluate")
     write_demo_videos(folder, split="val", videos_per_class=1, seed=1, num_frames=24, size=64)
     words = ["shard", str(folder / "val"), "--out", str(folder / "set"), "--split", "val"]
     assert main([*words, "--short-side", "64", "--workers", "1"]) == 0
-    overrides = ("train.steps=6", "train.batch_size=4", "train.split=val", "train.warmup_steps=0")
-    recipe = load_recipe("dvt_tiny_demo", overrides)
-    train(recipe, folder / "set", out=folder / "run")
+    recipe = load_recipe("dvt_tiny_demo", ("train.batch_size=4", "train.workers=1"))
+    dataset = ShardDataset(folder / "set", "val")
+    torch.manual_seed(0)
+    content = {
+        "model": build_network(recipe, len(dataset.classes)).state_dict(),
+        "ema": None,
+        "step": 6,
+        "steps": 6,
+        "recipe": recipe_content(recipe),
+        "sets": [["", list(dataset.classes)]],
+        "settings": dict(dataset.facts.settings),
+        "split": "train",
+    }
+    (folder / "run").mkdir()
+    save_checkpoint(folder / "run" / "checkpoint.pt", content)
     return folder / "run", folder / "set"
-
-
-def test_scores_by_hand():
-    ranks = torch.tensor(
-        [
-            [6.0, 5, 4, 3, 2, 1],  # label 0: first
-            [6.0, 5, 4, 3, 2, 1],  # label 0: first
-            [6.0, 5, 4, 3, 2, 1],  # label 1: second
-            [6.0, 5, 4, 3, 2, 1],  # label 5: sixth, out of the top 5
-        ]
-    )
-    result = _scores(ranks, torch.tensor([0, 0, 1, 5]), tuple("abcdef"))
-    assert result["top1"] == pytest.approx(2 / 4)
-    assert result["top5"] == pytest.approx(3 / 4)
-    assert result["per_class"] == {"a": 1.0, "b": 0.0, "f": 0.0}
-    assert result["mean_class_accuracy"] == pytest.approx(1 / 3)
-    assert result["samples"] == 4
-    assert result["chance"] == pytest.approx(1 / 6)
-
-
-def test_views():
-    views = parse_views("2x3")
-    assert len(views) == len(set(views)) == 6
-
-
-@pytest.mark.parametrize("text", ["", "3", "0x1", "1x0", "-1x1", "axb", "1x2x3", "1 x 2"])
-def test_malformed_views(text):
-    with pytest.raises(UserError, match="clips x crops, such as 4x3"):
-        parse_views(text)
 
 
 def test_views_are_averaged(trained):
@@ -63,19 +49,48 @@ def test_views_are_averaged(trained):
     assert evaluate(run / "checkpoint.pt", root, views="2x3") == result
 
 
+def test_the_recipe_says_split_views_and_workers_unless_they_are_given(trained, monkeypatch):
+    lookings = []
+    true_run = job.run_views
+
+    def spy(*arguments, looking, **options):
+        lookings.append(looking)
+        return true_run(*arguments, looking=looking, **options)
+
+    monkeypatch.setattr(job, "run_views", spy)
+    result = evaluate(*trained)
+    assert (result["split"], result["views"], result["average"]) == ("val", "1x1", "probabilities")
+    evaluate(*trained, workers=0, views="3x1")
+    assert [(each.workers, len(each.views)) for each in lookings] == [(1, 1), (0, 3)]
+
+
+@pytest.mark.parametrize("views", ["3", "0x1", "4 x 3", ""])
+def test_malformed_views_are_refused(trained, capsys, views):
+    run, root = trained
+    assert main(["evaluate", str(run), "--data", str(root), "--views", views]) == 1
+    assert "expected views as clips x crops, such as 4x3" in capsys.readouterr().err
+
+
+def test_an_unknown_split_is_refused(trained, capsys):
+    run, root = trained
+    assert main(["evaluate", str(run), "--data", str(root), "--split", "test"]) == 1
+    assert "test" in capsys.readouterr().err
+
+
 def test_zero_motion_changes_the_logits(trained, monkeypatch):
     seen = []
-    true_run = job.run_network
+    true_inputs = core.network_inputs
 
     def spy(network, batch, *, contract):
-        logits = true_run(network, batch, contract=contract)
-        seen.append((batch, logits))
-        return logits
+        frames, inputs = true_inputs(network, batch, contract=contract)
+        seen.append((batch, network(frames, **inputs)))
+        return frames, inputs
 
-    monkeypatch.setattr(job, "run_network", spy)
+    monkeypatch.setattr(core, "network_inputs", spy)
     evaluate(*trained)
     half = len(seen)
     evaluate(*trained, zero_motion=True)
+    assert half == 2
     for (batch, logits), (still, other) in zip(seen[:half], seen[half:], strict=True):
         assert batch.keys == still.keys
         assert torch.equal(batch.frames, still.frames)
@@ -91,7 +106,7 @@ class _Harmful:
 
 
 def test_pickled_objects_are_refused(trained, tmp_path, capsys):
-    torch.save({"version": 1, "model": _Harmful()}, tmp_path / "object.pt")
+    torch.save({"version": CHECKPOINT_VERSION, "model": _Harmful()}, tmp_path / "object.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(_Harmful()))
     for name in ("object.pt", "plain.pt"):
         with pytest.raises(UserError, match=f"{name}: not a readable checkpoint"):

@@ -12,7 +12,7 @@ from gopstream.jobs.demo_videos import write_demo_videos
 from web_server import running_web_server
 
 NUM_SHARDS = 8
-STEPS = ("train.steps=2", "train.batch_size=4", "train.warmup_steps=0", "train.log_every=1")
+STEPS = ("train.steps=2", "train.batch_size=4", "schedule.warmup_steps=0", "train.log_every=1")
 
 
 @pytest.fixture(autouse=True)
