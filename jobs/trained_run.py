@@ -105,7 +105,12 @@ def load_trained(checkpoint: Path) -> Trained:
     recipe = replace(recipe, model=replace(recipe.model, weights=""))
     sets = tuple(LabelSet(name, tuple(classes)) for name, classes in content["sets"])
     network = build_network(recipe, sum(len(labels.classes) for labels in sets))
-    network.load_state_dict(content["ema"] if content.get("ema") else content["model"])
+    try:
+        network.load_state_dict(content["ema"] or content["model"])
+    except RuntimeError as error:
+        raise UserError(
+            f"{checkpoint}: its weights are not those of its recipe: {str(error).splitlines()[-1]}"
+        ) from error
     network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     facts = {name: content[name] for name in ("step", "steps", "settings", "split")}
     return Trained(network, recipe, sets, facts | {"weights": weights})

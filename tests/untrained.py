@@ -63,8 +63,6 @@ def write_checkpoint(path, recipe, sets, *, settings=None, averaged=False, seed=
         "settings": dict(settings or {}),
         "split": "train",
         "dataset": "shards",
-        "best": None,
-        "validated": False,
     }
     save_checkpoint(path, content)
     return network

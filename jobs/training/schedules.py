@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from gopstream.jobs.errors import UserError
 from gopstream.jobs.recipe_sections import ScheduleRecipe, TrainRecipe
 
 
@@ -46,17 +45,9 @@ def schedule_in_steps(
         train: Says how long the run is.
         schedule: Says how the rate moves.
         steps_per_epoch: Of the split.
-
-    Raises:
-        UserError: If the warm-up is as long as the run.
     """
     steps = train.steps or max(1, round(train.epochs * steps_per_epoch))
     warmup = schedule.warmup_steps or round(schedule.warmup_epochs * steps_per_epoch)
-    if warmup and warmup >= steps:
-        raise UserError(
-            f"schedule: the warm-up takes {warmup} steps, the whole run {steps}; shorten the "
-            "warm-up or lengthen the run"
-        )
     return Schedule(
         steps=steps,
         warmup_steps=warmup,

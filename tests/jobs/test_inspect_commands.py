@@ -1,7 +1,6 @@
 """'gopstream inspect' from a dataset and a checkpoint to pictures on the disk."""
 
 import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -12,9 +11,9 @@ from gopstream.jobs.checkpoint import save_checkpoint
 from gopstream.jobs.cli import main
 from gopstream.jobs.demo_videos import write_demo_videos
 from gopstream.jobs.evaluate import evaluate
-from gopstream.jobs.network import build_network
 from gopstream.jobs.recipe import load_recipe
 from gopstream.shards.reader import ShardDataset
+from untrained import write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +33,8 @@ def checkpoint_of(root, tmp_path_factory):
     def make(name, *options):
         recipe = load_recipe("dvt_tiny_demo", (f"model.name={name}", *options))
         classes = list(ShardDataset(root, "val").classes)
-        torch.manual_seed(0)
-        network = build_network(recipe, len(classes))
         path = tmp_path_factory.mktemp(name) / "checkpoint.pt"
-        content = {"model": network.state_dict(), "recipe": asdict(recipe), "classes": classes}
-        save_checkpoint(path, content)
+        write_checkpoint(path, recipe, {"": classes})
         return path
 
     return make
@@ -79,9 +75,7 @@ def test_pictures_are_written_and_named(
             assert np.asarray(picture).std() > 10
 
 
-def test_the_report_says_what_the_network_takes_the_clip_for(
-    root, checkpoint_of, tmp_path, monkeypatch
-):
+def test_the_report_says_what_the_network_takes_the_clip_for(root, checkpoint_of, tmp_path):
     """The same as 'gopstream evaluate' finds, of a key that is not the first."""
     checkpoint, report = checkpoint_of("dvt_tiny"), tmp_path / "report.json"
     dataset = ShardDataset(root, "val")
@@ -95,14 +89,12 @@ def test_the_report_says_what_the_network_takes_the_clip_for(
     ]
     weights = np.array(content["pictures"][1]["weights"])  # frames, heads, points
     np.testing.assert_allclose(weights.sum(axis=(0, 2)), 1, atol=1e-6)
-    seen = []
-    monkeypatch.setattr(
-        "gopstream.jobs.evaluate._scores", lambda scores, *_: seen.append(scores) or {}
-    )
-    evaluate(checkpoint, root)
-    best = int(seen[0][5].argmax())
-    assert content["predicted"] == dataset.classes[best]
-    assert content["probability"] == pytest.approx(float(seen[0][5, best]), abs=1e-5)
+    evaluate(checkpoint, root, out=tmp_path / "evaluated", predictions="jsonl")
+    lines = (tmp_path / "evaluated" / "predictions.jsonl").read_text().splitlines()
+    row = json.loads(lines[5])
+    assert row["key"] == dataset.keys[5]
+    assert content["predicted"] == row["top5"][0]
+    assert content["probability"] == pytest.approx(row["probabilities"][0], abs=1e-5)
 
 
 def test_the_motion_of_the_clip_decides_where_points_lie(root, checkpoint_of, tmp_path):
@@ -147,7 +139,7 @@ def test_errors_are_one_line_and_write_nothing(
 def test_a_checkpoint_of_other_classes_is_refused(root, checkpoint_of, tmp_path, capsys):
     path = checkpoint_of("dvt_tiny")
     content = torch.load(path, weights_only=True)
-    save_checkpoint(path, content | {"classes": ["walk", "run"]})
+    save_checkpoint(path, content | {"sets": [["", [f"walk {number}" for number in range(8)]]]})
     assert run(root, path, tmp_path / "looks") == 1
     assert "was trained on other classes" in capsys.readouterr().err
 
