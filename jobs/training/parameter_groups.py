@@ -12,8 +12,8 @@ from gopstream.jobs.errors import UserError
 from gopstream.jobs.recipe_sections import GroupRecipe, OptimiserRecipe
 
 _HEAD: Final = re.compile(r"(dual_)?head\.")
-# A block of a stage, "stages.0.blocks.1", or a block, "blocks.3".
-_BLOCK: Final = re.compile(r"(?:[^.\d]\w*\.)+\d+(?:(?:\.[^.\d]\w*)*\.\d+)?(?=\.)")
+# A block of a stage, "stages.0.blocks.1", or a block, "blocks.3"; not what is numbered inside it.
+_BLOCK: Final = re.compile(r"(?:[^.\d]\w*\.)+\d+(?:\.blocks\.\d+)?(?=\.)")
 
 
 def parameter_groups(

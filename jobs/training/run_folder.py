@@ -8,8 +8,10 @@ from typing import Any, Final
 from gopstream.jobs.checkpoint import CHECKPOINT_FILE
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.recipe import Recipe, recipe_content
+from gopstream.shards.layout import partial_path, publish
 
 RECIPE_FILE: Final = "recipe.json"
+_PARTIAL: Final = ".*.partial"
 _FREE: Final[Mapping[str, tuple[str, ...]]] = {
     "train": (
         "accumulate",
@@ -43,7 +45,7 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
     """
     held = out / RECIPE_FILE
     if not resume:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or set(out.iterdir()) - set(out.glob(_PARTIAL))):
             raise UserError(f"{out} is not empty; use --resume to continue, or another folder")
         return False
     if not held.is_file():
@@ -58,9 +60,13 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> bool:
 
 
 def write_recipe(out: Path, recipe: Recipe) -> None:
-    """Save the resolved recipe with the run."""
+    """Save the resolved recipe with the run, and remove what a killed process left half-written."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / RECIPE_FILE).write_text(json.dumps(recipe_content(recipe), indent=2) + "\n")
+    for left in out.glob(_PARTIAL):
+        left.unlink(missing_ok=True)
+    partial = partial_path(out / RECIPE_FILE)
+    partial.write_text(json.dumps(recipe_content(recipe), indent=2) + "\n")
+    publish(partial, out / RECIPE_FILE)
 
 
 def _differences(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -28,9 +28,11 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state dict of the network with averaged weights."""
+        # By the parameter: one that two layers share has two names here, and one in the average.
+        averaged = {id(parameter): self._weights[name] for name, parameter in self._named()}
         return {
-            name: self._weights.get(name, value)
-            for name, value in self._network.state_dict().items()
+            name: averaged.get(id(value), value.detach())
+            for name, value in self._network.state_dict(keep_vars=True).items()
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
