@@ -82,4 +82,7 @@ def _name_also(path: Path, other: Path) -> None:
         partial.hardlink_to(path)
     except OSError:
         shutil.copyfile(path, partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
     publish(partial, other)
+    partial.unlink(missing_ok=True)  # to rename a file to a name that it has does nothing

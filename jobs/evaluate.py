@@ -115,7 +115,7 @@ def _looking(
         average=run.recipe.test.average,
         precision=settings.precision,
         # Not divided by the processes: with other batches the numbers would be others.
-        batch_size=settings.batch_size // settings.accumulate,
+        batch_size=run.recipe.test.batch_size or settings.batch_size // settings.accumulate,
         workers=settings.workers if workers is None else workers,
         on_error=on_error,
     )

@@ -17,6 +17,7 @@ from gopstream.pipeline.nearest_name import did_you_mean
 from gopstream.shards.errors import ShardError
 from gopstream.shards.loading.batch import ClipBatch
 from gopstream.shards.reader import ShardDataset
+from gopstream.shards.where import WhereError
 
 
 class LabelSet(NamedTuple):
@@ -105,8 +106,13 @@ def split_outputs(logits: Tensor, sets: Sequence[LabelSet]) -> tuple[Tensor, ...
 def _column(dataset: ShardDataset, name: str, *, num_classes: int) -> npt.NDArray[np.int64]:
     try:
         labels: npt.NDArray[np.int64] = dataset.column_weights(name).astype(np.int64)
+    except WhereError as error:
+        raise UserError(
+            f"{dataset.root}/{dataset.split}: label set {name}: a sample has no label of it, or "
+            f"its column in samples.parquet is none of numbers ({error})"
+        ) from error
     except ShardError as error:
-        raise UserError(f"{dataset.root}/{dataset.split}, label set {name}: {error}") from error
+        raise UserError(f"{dataset.root}/{dataset.split}: label set {name}: {error}") from error
     if len(labels) and int(labels.max()) >= num_classes:
         raise UserError(
             f"{dataset.root}/{dataset.split}: label set {name} has {num_classes} names, and a "

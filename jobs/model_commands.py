@@ -3,6 +3,7 @@
 They import torch when they run, not before: ``gopstream --help`` must not wait for it.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -89,14 +90,15 @@ def train(
     )
     if not outcome.is_first:
         return 0
+    is_measured = not math.isnan(outcome.loss)  # a finished run had nothing left to do
     if json_file != "-":
-        print(
-            f"loss {outcome.loss:.4f}, {outcome.clips_per_second:.0f} clips/s"
-            f"{_skips(outcome.num_skipped, 'clip')}; checkpoint: {outcome.checkpoint}"
-        )
+        said = "nothing was left to do"
+        if is_measured:
+            said = f"loss {outcome.loss:.4f}, {outcome.clips_per_second:.0f} clips/s"
+        print(f"{said}{_skips(outcome.num_skipped, 'clip')}; checkpoint: {outcome.checkpoint}")
     content = {
         "checkpoint": str(outcome.checkpoint),
-        "loss": outcome.loss,
+        "loss": outcome.loss if is_measured else None,
         "skipped": outcome.num_skipped,
     }
     report(content, json_file)

@@ -230,5 +230,6 @@ def in_units_of_frames(residual: Tensor, *, std: Sequence[float]) -> Tensor:
     Returns:
         (B, Q, 3, J, H, W) float32.
     """
-    levels = 255.0 * torch.tensor(std, dtype=torch.float32, device=residual.device)
+    levels = 255.0 * torch.tensor(std, dtype=torch.float32)
+    levels = levels.to(residual.device, non_blocking=True)
     return residual.to(torch.float32) / levels.view(3, 1, 1, 1)

@@ -256,8 +256,8 @@ def _look(viewer: _Viewer, dataset: ShardDataset) -> dict[int, _Seen]:
 
 def _batches(viewer: _Viewer, dataset: ShardDataset) -> Iterator[ClipBatch]:
     """Return batches of views, as large as those of a training step at most."""
-    training = viewer.trained.recipe.train
-    most = max(1, training.batch_size // training.accumulate)
+    recipe = viewer.trained.recipe
+    most = recipe.test.batch_size or recipe.train.batch_size // recipe.train.accumulate
     batch_size = views_per_call(most, num_views=len(viewer.views))
     try:
         return view_batches(dataset, viewer.spec, batch_size=batch_size, views=viewer.views)

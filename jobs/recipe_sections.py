@@ -9,7 +9,8 @@ from typing import Any, Final, Literal
 
 from gopstream.models.catalogue_entry import IMAGENET_MEAN, IMAGENET_STD
 
-_VIEWS: Final = re.compile(r"([1-9]\d{0,2})x([1-9]\d?)")
+VIEWS: Final = re.compile(r"([1-9]\d{0,2})x([1-9]\d?)")
+"""Clips x crops, such as 4x3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,16 +272,18 @@ class EvaluationRecipe:
     short_side: int = 0
     """What the short side is resized to before the crop, in pixels; 0 is as
     ``transform.view_short_side`` says."""
+    batch_size: int = 0
+    """Views of one call of the network, 64 at most; 0 takes as many as a part of a training step
+    has clips."""
     split: str = "val"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if not _VIEWS.fullmatch(self.views):
+        if not VIEWS.fullmatch(self.views):
             raise ValueError(f"views must be clips x crops, such as 4x3, got {self.views!r}")
-        if min(self.size, self.short_side) < 0:
-            raise ValueError(
-                f"size and short_side must not be negative, got {self.size} and {self.short_side}"
-            )
+        for name in ("size", "short_side", "batch_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)

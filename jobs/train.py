@@ -1,6 +1,7 @@
 """Train a model by streaming shards."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from gopstream.jobs.recipe import Recipe, recipe_content
 from gopstream.jobs.training.heads import TrainedHeads
 from gopstream.jobs.training.loop import Validation, run_loop
 from gopstream.jobs.training.parameter_groups import freeze_all_but_head, make_optimiser
-from gopstream.jobs.training.ranks import Ranks, gathered, joined
+from gopstream.jobs.training.ranks import Ranks, gathered, joined, take_from_first
 from gopstream.jobs.training.run_folder import check_folder, write_recipe
 from gopstream.jobs.training.run_logs import open_logs
 from gopstream.jobs.training.run_state import Run, begin_training, restore_run, seed_process
@@ -87,10 +88,16 @@ def train(
         has_checkpoint = check_folder(out, recipe, resume=resume)
         if recipe.train.threads:
             torch.set_num_threads(recipe.train.threads)
-        if recipe.train.deterministic:
-            torch.use_deterministic_algorithms(True)
-            torch.backends.cudnn.benchmark = False
-        run, stepper = _prepare(recipe, root, ranks=ranks, out=out, force=force, reading=reading)
+        torch.use_deterministic_algorithms(recipe.train.deterministic)
+        run, stepper = _prepare(
+            recipe,
+            root,
+            ranks=ranks,
+            out=out,
+            has_checkpoint=has_checkpoint,
+            force=force,
+            reading=reading,
+        )
         validation = _validation(run, root, force=force, reading=reading)
         step = restore_run(run) if has_checkpoint else 0
         gathered(None, ranks)  # all have looked at the folder before one writes to it
@@ -128,6 +135,7 @@ def _prepare(
     *,
     ranks: Ranks,
     out: Path,
+    has_checkpoint: bool,
     force: bool,
     reading: ReadOptions | None,
 ) -> tuple[Run, Stepper]:
@@ -135,10 +143,14 @@ def _prepare(
     dataset = ShardDataset(root, settings.split, labels=settings.labels or None, reading=reading)
     targets = open_labelled(dataset, settings.label_sets)
     torch.manual_seed(settings.seed)  # the same weights on all processes
-    network = build_network(recipe, targets.num_outputs)
+    begun = recipe
+    if has_checkpoint:  # which has all weights: the file that they began with may be gone
+        begun = replace(recipe, model=replace(recipe.model, weights=""))
+    network = build_network(begun, targets.num_outputs)
     spec = clip_spec(recipe, network)
     check_dataset(dataset, spec, data=recipe.data, force=force)
     network.to(ranks.device)
+    take_from_first((parameter.data for parameter in network.parameters()), ranks)
     if settings.trainable == "head":
         freeze_all_but_head(network, is_own=recipe.model.is_own)
     optimiser = make_optimiser(network, recipe.optimiser, learning_rate=settings.learning_rate)

@@ -36,6 +36,7 @@ _NO_MATTER: Final = (
     "train.threads",
     "train.validate_epochs",
     "train.workers",
+    "test.batch_size",
     "clip.frames_on",
     "clip.motion_on",
 )
@@ -169,7 +170,7 @@ def recipe_changes(recipe: Recipe) -> Iterator[str]:
     own = _flat(recipe_content(recipe))
     for name in list_recipes():
         published = load_recipe(name)
-        if published.paper == recipe.paper and published.model.name == recipe.model.name:
+        if published.paper == recipe.paper:
             theirs = _flat(recipe_content(published))
             for key in dict.fromkeys([*theirs, *own]):
                 if own.get(key) != theirs.get(key) and key not in _NO_MATTER:

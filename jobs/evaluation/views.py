@@ -3,10 +3,10 @@
 Calls are the same however many processes share them: in another batch a network rounds otherwise.
 """
 
-import re
 from typing import Final
 
 from gopstream.jobs.errors import UserError
+from gopstream.jobs.recipe_sections import VIEWS
 from gopstream.shards.loading.clip_spec import View
 
 CENTRE: Final = View(0, 1, 0, 1)
@@ -22,7 +22,7 @@ def parse_views(text: str) -> list[View]:
     Raises:
         UserError: If it is not two positive numbers.
     """
-    match = re.fullmatch(r"([1-9]\d{0,2})x([1-9]\d?)", text)
+    match = VIEWS.fullmatch(text)
     if not match:
         raise UserError(f"expected views as clips x crops, such as 4x3, got {text!r}")
     clips, crops = int(match.group(1)), int(match.group(2))

@@ -27,8 +27,7 @@ class StepClock:
     def __init__(self, device: torch.device) -> None:
         """Begin now."""
         self._is_cuda = device.type == "cuda"
-        self._ended: torch.cuda.Event | None = None
-        self._waits: list[tuple[float, torch.cuda.Event, torch.cuda.Event]] = []
+        self._waits: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self._waited = 0.0
         self._steps = 0
         self._begun = time.monotonic()
@@ -37,18 +36,16 @@ class StepClock:
     def waiting(self) -> Iterator[None]:
         """Measure what runs inside as waiting for clips."""
         begun = time.monotonic()
+        emptied = self._mark() if self._is_cuda else None  # when the queue is worked off
         yield
-        seconds = time.monotonic() - begun
-        if not self._is_cuda:
-            self._waited += seconds
-        elif self._ended is not None:
-            self._waits.append((seconds, self._ended, self._mark()))
+        if emptied is None:
+            self._waited += time.monotonic() - begun
+        else:
+            self._waits.append((emptied, self._mark()))
 
     def step_done(self) -> None:
-        """Count a step, whose work is in the device's queue."""
+        """Count a step."""
         self._steps += 1
-        if self._is_cuda:
-            self._ended = self._mark()
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -56,18 +53,16 @@ class StepClock:
         begun = time.monotonic()
         yield
         self._begun += time.monotonic() - begun
-        self._ended = None
 
     def look(self) -> Spent:
         """Return what was spent since the last look; waits for the device."""
         if self._is_cuda:
             torch.cuda.synchronize()
-        for seconds, ended, begun in self._waits:
-            self._waited += min(seconds, ended.elapsed_time(begun) / 1000.0)
+        for emptied, given in self._waits:
+            self._waited += emptied.elapsed_time(given) / 1000.0
         now = time.monotonic()
         spent = Spent(max(now - self._begun, 1e-9), self._waited, self._steps)
         self._waits, self._waited, self._steps, self._begun = [], 0.0, 0, now
-        self._ended = None
         return spent
 
     def _mark(self) -> torch.cuda.Event:

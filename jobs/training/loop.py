@@ -14,7 +14,7 @@ from gopstream.jobs.evaluation.validation import validate
 from gopstream.jobs.labels import Targets
 from gopstream.jobs.network import clip_spec, input_contract
 from gopstream.jobs.training.clock import StepClock
-from gopstream.jobs.training.ranks import agreed
+from gopstream.jobs.training.ranks import agreed, take_from_first
 from gopstream.jobs.training.run_logs import RunLogs
 from gopstream.jobs.training.run_state import Run, save_run
 from gopstream.jobs.training.step_reports import StepReports
@@ -175,6 +175,8 @@ def _validate_if_due(run: Run, logs: RunLogs, state: Progress, validation: Valid
     """Measure the network, and name its checkpoint the best if it is."""
     if not _is_due(state.step, run, validation):
         return
+    # Batch norms have counted the clips of their own process since DDP last made them equal.
+    take_from_first(run.network.buffers(), run.ranks)
     settings = run.recipe.train
     averaged = nullcontext() if run.average is None else run.average.in_place()
     with state.clock.pause(), averaged:
@@ -185,16 +187,16 @@ def _validate_if_due(run: Run, logs: RunLogs, state: Progress, validation: Valid
             targets=validation.targets,
             contract=input_contract(run.recipe, run.network),
             precision=settings.precision,
-            batch_size=settings.batch_size // settings.accumulate,
+            batch_size=run.recipe.test.batch_size or settings.batch_size // settings.accumulate,
             workers=settings.workers,
             on_error=settings.on_error,
             ranks=run.ranks,
         )
     is_best = figures[_METRIC] > logs.best(_METRIC)
+    if is_best and run.ranks.is_first:
+        keep_best(run.out)  # before its row: a run that is killed in between measures again
     epoch = state.step / run.steps_per_epoch
     logs.write({"kind": "validation", "step": state.step, "epoch": epoch, **figures})
-    if is_best and run.ranks.is_first:
-        keep_best(run.out)
 
 
 def _is_due(step: int, run: Run, validation: Validation | None) -> bool:

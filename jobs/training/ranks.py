@@ -1,6 +1,6 @@
 """Processes that train together, as torchrun starts them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
@@ -84,6 +84,13 @@ def agreed(flag: int, ranks: Ranks) -> int:
     said = torch.tensor(flag)  # on the CPU, so that no GPU is waited for
     distributed.all_reduce(said, op=distributed.ReduceOp.MAX)
     return int(said)
+
+
+def take_from_first(tensors: Iterable[torch.Tensor], ranks: Ranks) -> None:
+    """Give tensors, in place, the values that they have on the first process."""
+    if ranks.world_size > 1:
+        for tensor in tensors:
+            distributed.broadcast(tensor, src=0)
 
 
 def mean_over(value: torch.Tensor, ranks: Ranks) -> torch.Tensor:

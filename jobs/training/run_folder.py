@@ -8,7 +8,7 @@ from typing import Any, Final
 from gopstream.jobs.checkpoint import CHECKPOINT_FILE
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.recipe import Recipe, recipe_content
-from gopstream.shards.layout import partial_path, publish
+from gopstream.shards.layout import write_atomic
 
 RECIPE_FILE: Final = "recipe.json"
 _PARTIAL: Final = ".*.partial"
@@ -64,9 +64,8 @@ def write_recipe(out: Path, recipe: Recipe) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for left in out.glob(_PARTIAL):
         left.unlink(missing_ok=True)
-    partial = partial_path(out / RECIPE_FILE)
-    partial.write_text(json.dumps(recipe_content(recipe), indent=2) + "\n")
-    publish(partial, out / RECIPE_FILE)
+    content = json.dumps(recipe_content(recipe), indent=2) + "\n"
+    write_atomic(out / RECIPE_FILE, content.encode())
 
 
 def _differences(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

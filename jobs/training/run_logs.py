@@ -6,7 +6,6 @@ written after its checkpoint, so that each step is there once.
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from gopstream.jobs.errors import UserError
+from gopstream.shards.layout import write_atomic
 
 LOG_NAME: Final = "log.jsonl"
 Row = Mapping[str, float | int | str]
@@ -164,12 +164,7 @@ def _numbers(row: Row) -> dict[str, float]:
 
 
 def _json_lines(path: Path, kept: list[Row], closing: ExitStack) -> Callable[[Row], None]:
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w") as file:
-        file.write("".join(map(_line, kept)))
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_atomic(path, "".join(map(_line, kept)).encode())
     log = closing.enter_context(path.open("a"))
 
     def write(row: Row) -> None:

@@ -95,8 +95,14 @@ def restore_run(run: Run) -> int:
             f"{run.out} is a run of {content['steps']} steps, the dataset as it is now gives "
             f"{run.schedule.steps}; were samples added or removed?"
         )
-    run.network.load_state_dict(content["model"])
-    run.optimiser.load_state_dict(content["optimiser"])
+    try:
+        run.network.load_state_dict(content["model"])
+        run.optimiser.load_state_dict(content["optimiser"])
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{run.checkpoint}: its weights are not those of model {run.recipe.model.name} as it "
+            f"is now: {str(error).splitlines()[-1].strip()}"
+        ) from error
     if run.average is not None:
         run.average.load_state_dict(content["ema"])
     run.loader.load_state_dict(content["loader"])

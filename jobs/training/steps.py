@@ -106,7 +106,7 @@ class Stepper:
 
     def _loss(self, batch: ClipBatch, *, step: int) -> Tensor:
         frames, inputs = network_inputs(self._network, batch, contract=self._contract)
-        labels = [label.to(frames.device) for label in self._targets.of(batch)]
+        labels = [label.to(frames.device, non_blocking=True) for label in self._targets.of(batch)]
         mix = self._draw_mix(frames, inputs, step=step)
         mix_clips(mix, frames, **inputs)
         with torch.autocast(

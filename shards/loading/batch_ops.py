@@ -43,8 +43,8 @@ def normalise(
     black = 255.0 * torch.tensor(mean, dtype=torch.float64).view(shape)
     gain = 1.0 / (255.0 * torch.tensor(std, dtype=torch.float64).view(shape))
     levels = frames.to(torch.float32)
-    levels.sub_(black.to(levels.device, torch.float32))
-    return levels.mul_(gain.to(levels.device, torch.float32)).to(dtype)
+    levels.sub_(black.to(levels.device, torch.float32, non_blocking=True))
+    return levels.mul_(gain.to(levels.device, torch.float32, non_blocking=True)).to(dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,8 @@ def test_a_look_begins_anew(clock):
 def test_a_gpu_that_still_works_does_not_wait():
     clock = StepClock(torch.device("cuda"))
     for _ in range(2):
+        torch.cuda._sleep(1_000_000_000)  # far longer than a nap
         with clock.waiting():
             time.sleep(NAP)
-        torch.cuda._sleep(1_000_000_000)  # far longer than a nap
         clock.step_done()
     assert clock.look().waited < NAP / 2
