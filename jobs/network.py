@@ -54,7 +54,11 @@ def build_network(recipe: Recipe, num_outputs: int) -> nn.Module:
             weights=recipe.model.weights or None,
             **options,
         )
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except FileNotFoundError as error:
+        raise UserError(
+            f"model.weights: expected a file of weights, there is no {recipe.model.weights}"
+        ) from error
+    except (ValueError, TypeError) as error:
         raise UserError(f"model {recipe.model.name}: {error}") from error
 
 

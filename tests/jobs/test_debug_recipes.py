@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-pytest.importorskip("torch", reason="training needs torch")
+torch = pytest.importorskip("torch", reason="training needs torch")
 
 from gopstream.jobs import demo  # noqa: E402
-from gopstream.jobs.bench import debug_recipes  # noqa: E402
+from gopstream.jobs.bench import debug_recipes, matters_runs  # noqa: E402
 from gopstream.jobs.bench.debug_recipes import (  # noqa: E402
     RECIPES,
     find_failures,
@@ -18,6 +18,7 @@ from gopstream.jobs.bench.debug_recipes import (  # noqa: E402
     summarise,
 )
 from gopstream.jobs.bench.matters_runs import VIEWS  # noqa: E402
+from gopstream.jobs.cli import main  # noqa: E402
 from gopstream.jobs.errors import UserError  # noqa: E402
 from gopstream.jobs.network import build_network, clip_spec  # noqa: E402
 from gopstream.jobs.recipe import list_recipes, load_recipe  # noqa: E402
@@ -140,6 +141,20 @@ def test_data_of_other_settings_are_refused(data):
         make_data(data.parent, videos_per_class={"train": 1, "val": 1}, workers=1)
 
 
+@pytest.fixture
+def commands_run_here(monkeypatch):
+    """Spare two processes; that a run's commands get them is tested with the other proof."""
+
+    def run(processes, words, log):
+        assert main([*words]) == 0
+
+    monkeypatch.setattr(matters_runs._Processes, "run", run)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("commands_run_here")
 def test_a_short_run_goes_through_and_is_found_at_chance(data, tmp_path, monkeypatch):
     file = tmp_path / "result.json"
     words = ["--json", str(file), "--data", str(data), "--work", str(tmp_path)]

@@ -1,6 +1,8 @@
+import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -113,6 +115,34 @@ def test_resumed_run_is_bit_identical(run, root, tmp_path):
     assert wrong_parts(run, out) == []
     losses = [[(row["step"], row["loss"]) for row in rows_of(each)] for each in (run, out)]
     assert losses[0] == losses[1]
+
+
+def test_a_run_that_has_ended_has_no_loss_to_report(run, root, tmp_path, capsys):
+    path = tmp_path / "result.json"
+    words = ["train", "dvt_tiny_demo", *SHORT, "--data", str(root), "--out", str(run)]
+    assert main([*words, "--resume", "--no-tensorboard", "--json", str(path)]) == 0
+    checkpoint = str(run / "checkpoint.pt")
+    assert capsys.readouterr().out == f"nothing was left to do; checkpoint: {checkpoint}\n"
+    content = json.loads(path.read_text(), parse_constant=pytest.fail)  # NaN is none of JSON's
+    assert content == {"checkpoint": checkpoint, "loss": None, "skipped": 0}
+
+
+def test_a_run_goes_on_when_the_weights_that_it_began_with_are_gone(run, root, tmp_path):
+    weights, out = tmp_path / "weights.pt", tmp_path / "run"
+    torch.save(load_checkpoint(run)["model"], weights)
+    recipe = load_recipe("dvt_tiny_demo", [*SHORT, "train.steps=4", f"model.weights={weights}"])
+    quietly = Watching(tensorboard=False)
+    train(recipe, root, out=tmp_path / "whole", watching=quietly)
+    begun = replace(recipe, train=replace(recipe.train, checkpoint_every=3))
+    train(begun, root, out=out, watching=quietly)
+    (out / "checkpoint-00000003.pt").replace(out / "checkpoint.pt")
+    weights.unlink()
+    train(recipe, root, out=out, resume=True, watching=quietly)
+    assert wrong_parts(tmp_path / "whole", out) == []
+    with pytest.raises(
+        UserError, match=r"model\.weights: expected a file of weights, there is no .*weights\.pt"
+    ):
+        train(recipe, root, out=tmp_path / "anew", watching=quietly)
 
 
 def test_other_workers_and_other_logging_change_nothing(run, root, tmp_path):

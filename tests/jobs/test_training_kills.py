@@ -27,11 +27,26 @@ def on_cpu():
         yield
 
 
+def go_on(kind, out, *overrides, resume=True):
+    """Take a run to its end in this process."""
+    recipe = load_recipe("dvt_tiny_demo", [*kind.overrides, *overrides])
+    train(recipe, kind.root, out=out, resume=resume, watching=Watching(tensorboard=False))
+
+
+class PeaceHere(Peace):
+    """Spares a process: that the command does the same is seen of the run that is stopped."""
+
+    def __init__(self, kind, out):
+        self.kind, self.out = kind, out
+        go_on(kind, out, resume=False)
+        self.rows = training_kill_runs.logged_steps(out)
+
+
 @pytest.fixture(scope="module")
 def peace(tmp_path_factory):
     """A run that nobody stopped."""
     folder = tmp_path_factory.mktemp("training")
-    return Peace(Kind(Roots(folder).some, STEPS), folder / "peace")
+    return PeaceHere(Kind(Roots(folder).some, STEPS), folder / "peace")
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +57,8 @@ def proven(peace):
     )
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(peace, proven):
+def test_a_stopped_run_goes_on_bit_for_bit(proven):
     _, shown = proven
-    assert peace.failures == []
     assert shown["failures"] == []
     assert shown["phases"] == {"SIGKILL while training": 1, "SIGTERM while training": 1}
     by_how = {stop["how"]: stop for stop in shown["stops"]}
@@ -73,8 +87,7 @@ def test_a_run_that_does_not_take_up_a_part_is_found(peace, tmp_path, part):
     """The proof can fail: each part that is forgotten shows in the steps or at the end."""
     out = tmp_path / "run"
     training_kill_runs.forget_part(peace.out, out, step=STEP, part=part)
-    recipe = load_recipe("dvt_tiny_demo", [*peace.kind.overrides, "train.workers=0"])
-    train(recipe, peace.kind.root, out=out, resume=True, watching=Watching(tensorboard=False))
+    go_on(peace.kind, out, "train.workers=0")
     found = peace.compare(out, set(training_kill_runs.logged_steps(out)))
     # That it ran without workers is written in the checkpoint.
     found = [text for text in found if ".recipe.train.workers" not in text]

@@ -95,6 +95,15 @@ def test_changes_of_a_published_recipe_are_listed():
     ]
 
 
+def test_another_model_and_another_length_are_changes_of_a_recipe():
+    changed = load_recipe("pst_t_ssv2", ["model.name=pst_b", "train.epochs=1"])
+    epochs = load_recipe("pst_t_ssv2").train.epochs
+    assert list(recipe_changes(changed)) == [
+        "recipe: model.name = pst_b, of pst_t_ssv2 pst_t",
+        f"recipe: train.epochs = 1.0, of pst_t_ssv2 {epochs}",
+    ]
+
+
 def test_without_a_paper_the_published_recipes_of_the_model_are_named(reported):
     report = reported("dvt_tiny_demo")["report"]
     assert report["source"] == ""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from gopstream.jobs.cli import main
 from gopstream.jobs.errors import UserError
@@ -19,6 +20,7 @@ from gopstream.jobs.labels import open_labelled, open_targets
 from gopstream.jobs.network import clip_spec, input_contract, run_network
 from gopstream.jobs.recipe import load_recipe
 from gopstream.jobs.training.ranks import Ranks
+from gopstream.models.dvt.model import DeformableVideoTransformer
 from gopstream.shards import ShardDataset, View, view_batches
 from gopstream.shards.errors import ShardError
 
@@ -149,6 +151,29 @@ def test_calls_of_any_size_see_each_sample_whole(trained, root, batch_size):
     assert seen.num_skipped == 0
     assert sum(sizes) == 30
     assert max(sizes) <= batch_size
+
+
+def test_a_recipe_may_say_how_large_calls_are_in_tests(make_checkpoint, root, tmp_path):
+    """Of a network whose steps have more clips than it has memory for views."""
+    found = {}
+    for batch_size in (0, 2):  # of steps if it is 0
+        sizes = []
+
+        def note(module, given, sizes=sizes):
+            if isinstance(module, DeformableVideoTransformer):
+                sizes.append(len(given[0]))
+
+        path = tmp_path / f"{batch_size}.pt"
+        make_checkpoint(path, "dvt_tiny_demo", (*OVERRIDES, f"test.batch_size={batch_size}"))
+        hook = register_module_forward_pre_hook(note)
+        result = evaluate(path, root, views="2x1")
+        hook.remove()
+        found[batch_size] = (sizes, result)
+    assert found[0][0] == [4, 4, 2]
+    assert found[2][0] == [2, 2, 2, 2, 2]
+    results = [result for _, result in found.values()]
+    assert results[1] | {"loss": 0.0} == results[0] | {"loss": 0.0}
+    assert results[1]["loss"] == pytest.approx(results[0]["loss"], rel=1e-6)
 
 
 def test_views_of_chosen_samples_are_those_of_all(trained, root):

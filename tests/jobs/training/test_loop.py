@@ -10,7 +10,7 @@ from gopstream.jobs.demo_videos import write_demo_videos
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.recipe import load_recipe
 from gopstream.jobs.train import Watching, train
-from gopstream.jobs.training.run_logs import LOG_NAME, read_log
+from gopstream.jobs.training.run_logs import LOG_NAME, RunLogs, read_log
 
 # Two steps are an epoch.
 SHORT = (
@@ -129,6 +129,33 @@ def test_a_run_that_ended_while_it_was_measured_is_measured_again(root, validate
     assert rows_of(out, "validation")[-1]["step"] == 6
     run(root, out, VALIDATED, resume=True)
     assert rows_of(out, "validation") == rows_of(validated, "validation")
+
+
+class Killed(BaseException):
+    """Nothing in a run catches it."""
+
+
+def test_a_run_that_is_killed_between_best_and_its_row_is_measured_again(
+    root, validated, tmp_path, monkeypatch
+):
+    """Were the row there first, the checkpoint would never be named the best."""
+    out, true_write = tmp_path / "run", RunLogs.write
+
+    def write(logs, row):
+        if row["kind"] == "validation":
+            raise Killed
+        true_write(logs, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLogs, "write", write)
+        with pytest.raises(Killed):
+            run(root, out, VALIDATED)
+    assert steps_of(out) == {BEST_FILE: 2, CHECKPOINT_FILE: 2}
+    assert rows_of(out, "validation") == []
+    run(root, out, VALIDATED, resume=True)
+    assert rows_of(out, "validation") == rows_of(validated, "validation")
+    assert steps_of(out)[BEST_FILE] == steps_of(validated)[BEST_FILE]
+    assert list(out.glob(".*")) == []
 
 
 def test_the_average_is_what_is_measured(root, tmp_path):

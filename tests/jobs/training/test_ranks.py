@@ -13,10 +13,11 @@ import torch
 from gopstream.jobs.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from gopstream.jobs.cli import main
 from gopstream.jobs.demo_videos import write_demo_videos
+from gopstream.jobs.evaluate import evaluate
 from gopstream.jobs.training.ranks import Ranks, agreed, gathered, joined, mean_over
 from gopstream.jobs.training.run_folder import RECIPE_FILE
 from gopstream.jobs.training.run_logs import LOG_NAME, read_log
-from two_processes import CASES, train_case
+from two_processes import CASES, VALIDATED, train_case
 
 SCRIPT = Path(__file__).parents[2] / "two_processes.py"
 STEP = 3
@@ -125,6 +126,16 @@ def test_one_process_goes_on_with_a_run_of_two(alone, together, root, tmp_path):
     assert len(load_checkpoint(tmp_path / "dvt")["rng"]) == 2
     train_case("dvt", root, tmp_path, resume=True)
     assert differences(alone / "dvt", tmp_path / "dvt") == []
+
+
+@pytest.mark.parametrize("name", VALIDATED)
+def test_what_two_processes_validate_is_the_network_that_they_save(together, root, name):
+    out = together / name
+    *_, row = (row for row in read_log(out / LOG_NAME) if row["kind"] == "validation")
+    assert row["step"] == load_checkpoint(out)["step"] == 3
+    result = evaluate(out, root, views="1x1")
+    assert (row["top1"], row["top5"]) == (result["top1"], result["top5"])
+    assert row["loss"] == pytest.approx(result["loss"], abs=1e-6)
 
 
 def test_each_process_draws_numbers_of_its_own(together):

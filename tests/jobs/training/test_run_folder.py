@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from gopstream.jobs.checkpoint import CHECKPOINT_FILE, save_checkpoint
+from gopstream.jobs.checkpoint import (
+    BEST_FILE,
+    CHECKPOINT_FILE,
+    keep_best,
+    keep_older,
+    load_checkpoint,
+    save_checkpoint,
+)
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.recipe import load_recipe
 from gopstream.jobs.training.run_folder import RECIPE_FILE, check_folder, write_recipe
@@ -126,3 +133,19 @@ def test_what_a_killed_run_had_not_written_to_its_end_is_removed(out):
         partial.write_bytes(b"half")
     write_recipe(out, recipe())
     assert [path.name for path in out.iterdir()] == [RECIPE_FILE]
+
+
+def test_a_checkpoint_that_has_its_other_name_already_leaves_nothing_beside_it(tmp_path):
+    """A run that was killed names the same one again when it goes on."""
+    save_checkpoint(tmp_path / CHECKPOINT_FILE, {"step": 3})
+    for _ in range(2):
+        keep_older(tmp_path, step=3, keep=3)
+        keep_best(tmp_path)
+    names = {BEST_FILE, CHECKPOINT_FILE, "checkpoint-00000003.pt"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert all((tmp_path / name).samefile(tmp_path / BEST_FILE) for name in names)
+    save_checkpoint(tmp_path / CHECKPOINT_FILE, {"step": 4})
+    assert load_checkpoint(tmp_path / BEST_FILE)["step"] == 3
+    keep_best(tmp_path)
+    assert load_checkpoint(tmp_path / BEST_FILE)["step"] == 4
+    assert {path.name for path in tmp_path.iterdir()} == names
