@@ -139,9 +139,8 @@ def test_a_run_goes_on_when_the_weights_that_it_began_with_are_gone(run, root, t
     weights.unlink()
     train(recipe, root, out=out, resume=True, watching=quietly)
     assert wrong_parts(tmp_path / "whole", out) == []
-    with pytest.raises(
-        UserError, match=r"model\.weights: expected a file of weights, there is no .*weights\.pt"
-    ):
+    missing = r"model\.weights: expected a file of weights, there is no .*weights\.pt"
+    with pytest.raises(UserError, match=missing):
         train(recipe, root, out=tmp_path / "anew", watching=quietly)
 
 
