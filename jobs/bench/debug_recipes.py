@@ -24,14 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from gopstream.jobs.bench.matters_runs import VIEWS, Run, finish_runs
+from gopstream.jobs.bench.motion_data import make_motion_data
 from gopstream.jobs.bench.sharding_runs import hardware
-from gopstream.jobs.console import say
 from gopstream.jobs.demo_scenes import MOTION_CLASSES, SPLITS
-from gopstream.jobs.demo_videos import write_demo_videos
-from gopstream.jobs.errors import UserError
-from gopstream.jobs.preprocess import shard_folder
 from gopstream.jobs.recipe import load_recipe, recipe_content
-from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.transcode import CanonicalFormat, default_ffmpeg, ffmpeg_version
 from gopstream.shards.reader import ShardDataset
 
@@ -48,9 +44,9 @@ STANDARD_ERRORS: Final = 3.0
 
 # The demo's own data.
 VIDEOS_PER_CLASS: Final[Mapping[str, int]] = {"train": 64, "val": 40}
+NUM_FRAMES: Final = 32
 SHORT_SIDE: Final = 64
 DATA_SEED: Final = 20
-_DATA_FILE: Final = "data.json"
 
 
 def make_data(folder: Path, *, videos_per_class: Mapping[str, int], workers: int) -> Path:
@@ -64,41 +60,19 @@ def make_data(folder: Path, *, videos_per_class: Mapping[str, int], workers: int
     Raises:
         UserError: If the folder has data of other settings.
     """
-    settings = data_settings(videos_per_class)
-    file = folder / _DATA_FILE
-    if file.is_file() and (found := json.loads(file.read_text())) != settings:
-        raise UserError(
-            f"{folder} holds data of other settings ({found}); use another --work, or remove "
-            "that folder"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings, indent=2) + "\n")
-    canonical = CanonicalFormat(short_side=SHORT_SIDE)
-    for split in SPLITS:
-        if (folder / "shards" / split / "manifest.json").is_file():
-            continue
-        say(f"making the videos of {split}")
-        write_demo_videos(
-            folder / "videos",
-            split=split,
-            videos_per_class=videos_per_class[split],
-            seed=DATA_SEED,
-            workers=workers,
-        )
-        shard_folder(
-            folder / "videos" / split,
-            folder / "shards",
-            split=split,
-            options=ExtractionOptions(canonical=canonical),
-            workers=workers,
-        )
-    return folder / "shards"
+    return make_motion_data(
+        folder,
+        settings=data_settings(videos_per_class),
+        canonical=CanonicalFormat(short_side=SHORT_SIDE),
+        workers=workers,
+    )
 
 
 def data_settings(videos_per_class: Mapping[str, int]) -> dict[str, Any]:
     """Return what decides the data, as plain values."""
     return {
         "videos_per_class": dict(videos_per_class),
+        "frames_per_video": NUM_FRAMES,
         "short_side": SHORT_SIDE,
         "seed": DATA_SEED,
     }

@@ -26,13 +26,8 @@ from rich.table import Table
 
 from gopstream.jobs.bench.flow_motion import write_flow_dataset
 from gopstream.jobs.bench.matters_runs import Run, finish_runs
+from gopstream.jobs.bench.motion_data import make_motion_data
 from gopstream.jobs.bench.sharding_runs import hardware
-from gopstream.jobs.console import say
-from gopstream.jobs.demo_scenes import SPLITS
-from gopstream.jobs.demo_videos import write_demo_videos
-from gopstream.jobs.errors import UserError
-from gopstream.jobs.preprocess import shard_folder
-from gopstream.pipeline.options import ExtractionOptions
 from gopstream.pipeline.transcode import CanonicalFormat, default_ffmpeg, ffmpeg_version
 
 RECIPE: Final = "dvt_tiny_demo"
@@ -43,7 +38,6 @@ SHORT_SIDE: Final = 64
 STEPS: Final = 600
 SEEDS: Final = 3
 _DATA_SEED: Final = 20
-_DATA_FILE: Final = "data.json"
 
 CLIPS: Final = {
     "8x2": ("clip.num_frames=8", "clip.stride=2"),
@@ -112,27 +106,12 @@ def make_data(
     Raises:
         UserError: If the folder has data of other settings.
     """
-    _check_data(folder / _DATA_FILE, data_settings(videos_per_class))
-    canonical = CanonicalFormat(short_side=SHORT_SIDE, gop=GOP)
-    for split in SPLITS:
-        if (folder / "shards" / split / "manifest.json").is_file():
-            continue
-        say(f"making the videos of {split}")
-        write_demo_videos(
-            folder / "videos",
-            split=split,
-            videos_per_class=videos_per_class[split],
-            seed=_DATA_SEED,
-            num_frames=NUM_FRAMES,
-            workers=workers,
-        )
-        shard_folder(
-            folder / "videos" / split,
-            folder / "shards",
-            split=split,
-            options=ExtractionOptions(canonical=canonical),
-            workers=workers,
-        )
+    make_motion_data(
+        folder,
+        settings=data_settings(videos_per_class),
+        canonical=CanonicalFormat(short_side=SHORT_SIDE, gop=GOP),
+        workers=workers,
+    )
     if with_flow:
         write_flow_dataset(folder / "shards", folder / "flow", workers=workers)
 
@@ -146,17 +125,6 @@ def data_settings(videos_per_class: dict[str, int]) -> dict[str, Any]:
         "short_side": SHORT_SIDE,
         "seed": _DATA_SEED,
     }
-
-
-def _check_data(file: Path, settings: dict[str, Any]) -> None:
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(settings, indent=2) + "\n")
-    elif (found := json.loads(file.read_text())) != settings:
-        raise UserError(
-            f"{file.parent} holds data of other settings ({found}); use another --work, "
-            "or remove that folder"
-        )
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The debug recipes, and the proof that they learn: one short run of it, and what it refuses."""
 
+import inspect
 import json
 import sys
 
@@ -19,6 +20,7 @@ from gopstream.jobs.bench.debug_recipes import (  # noqa: E402
 )
 from gopstream.jobs.bench.matters_runs import VIEWS  # noqa: E402
 from gopstream.jobs.cli import main  # noqa: E402
+from gopstream.jobs.demo_videos import write_demo_videos  # noqa: E402
 from gopstream.jobs.errors import UserError  # noqa: E402
 from gopstream.jobs.network import build_network, clip_spec  # noqa: E402
 from gopstream.jobs.recipe import list_recipes, load_recipe  # noqa: E402
@@ -76,6 +78,8 @@ def test_a_debug_recipe_keeps_directions_and_is_tested_as_the_proof_tests(name):
 def test_the_data_are_the_demos():
     assert dict(debug_recipes.VIDEOS_PER_CLASS) == demo._VIDEOS_PER_CLASS
     assert (debug_recipes.DATA_SEED, debug_recipes.SHORT_SIDE) == (demo._SEED, demo._SHORT_SIDE)
+    frames = inspect.signature(write_demo_videos).parameters["num_frames"]
+    assert frames.default == debug_recipes.NUM_FRAMES
 
 
 def test_what_a_run_must_exceed_by_hand():
@@ -158,12 +162,12 @@ def commands_run_here(monkeypatch):
 def test_a_short_run_goes_through_and_is_found_at_chance(data, tmp_path, monkeypatch):
     file = tmp_path / "result.json"
     words = ["--json", str(file), "--data", str(data), "--work", str(tmp_path)]
-    words += ["--recipes", "pst_debug", "--seeds", "3", "--steps", "2"]
+    words += ["--recipes", "dvt_debug", "--seeds", "3", "--steps", "2"]
     monkeypatch.setattr(sys, "argv", ["debug_recipes", *words])
     assert debug_recipes.main() == 1, "two steps teach nothing, and eight samples prove nothing"
     content = json.loads(file.read_text())
     (run,) = content["runs"]
-    assert (run["recipe"], run["seed"], run["steps"], run["chance"]) == ("pst_debug", 3, 2, 0.125)
+    assert (run["recipe"], run["seed"], run["steps"], run["chance"]) == ("dvt_debug", 3, 2, 0.125)
     assert run["needed"] == least_top1(chance=0.125, samples=8)
     assert content["settings"]["samples"] == {"train": 16, "val": 8}
     assert content["failures"] == find_failures(content["runs"])
