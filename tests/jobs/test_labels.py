@@ -117,7 +117,7 @@ def copied(root, tmp_path):
 def test_a_sample_without_a_label_of_the_set_is_refused(root, tmp_path):
     other = copied(root, tmp_path)
     change_column(other, "noun_class", [1, None, 2, 3])
-    with pytest.raises(UserError, match="train, label set noun_class: "):
+    with pytest.raises(UserError, match="train: label set noun_class: a sample has no label of it"):
         open_targets(ShardDataset(other, "train"), SETS)
 
 

@@ -64,6 +64,7 @@ def own(tmp_path, monkeypatch):
     (tmp_path / "own_networks.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    sys.modules.pop("own_networks", None)  # of another test
     yield
     sys.modules.pop("own_networks", None)
 

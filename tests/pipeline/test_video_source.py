@@ -350,7 +350,9 @@ def test_dead_links_are_given_up_long_before_patience_ends(short_tries, monkeypa
         taken.bind(("127.0.0.1", 0))  # nobody listens
         dead = f"http://127.0.0.1:{taken.getsockname()[1]}"
         for root in (dead, "http://no-such-host.invalid"):
-            with pytest.raises(SourceError, match=r"downloading failed for 0 seconds: .*sending"):
+            with pytest.raises(
+                SourceError, match=r"downloading failed for [0-4] seconds: .*sending"
+            ):
                 read(root, "a.mp4", options=StoreOptions(patience_seconds=8))
     with pytest.raises(SourceError, match="downloading failed for [12] seconds: .*503"):
         read(web.url, "busy.mp4", options=StoreOptions(patience_seconds=2))
