@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -9,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.training.run_logs import LOG_NAME, read_log
+from gopstream.shards.layout import write_atomic
 
 _WIDTH, _HEIGHT = 960, 380  # of one diagram, pixels
 _LEFT, _RIGHT, _TOP, _BOTTOM = 80, 24, 40, 56  # margins, pixels
@@ -72,9 +74,9 @@ def draw_curves(runs: Mapping[str, Path], target: Path) -> None:
     pen = ImageDraw.Draw(picture)
     for number, (title, curves) in enumerate(diagrams):
         _draw_diagram(pen, curves, title=title, top=number * _HEIGHT)
-    part = target.with_name(f"{target.name}.part")
-    picture.save(part, format="PNG")
-    part.replace(target)
+    content = BytesIO()
+    picture.save(content, format="PNG")
+    write_atomic(target, content.getvalue())
 
 
 def ticks(least: float, greatest: float) -> list[float]:
