@@ -184,19 +184,23 @@ def _skips(count: int, thing: str) -> str:
     return f"; {count} damaged {thing}{'s' * (count > 1)} left out" if count else ""
 
 
-def models(name: str | None = None, /, *, json_file: JsonFile = None) -> int:
-    """List the models: parameters, multiply-adds, clip and planes they need.
+def models(
+    name: str | None = None, /, *, measured: bool = False, json_file: JsonFile = None
+) -> int:
+    """List the models: published parameters and multiply-adds, clip and planes they need.
 
     Example: `gopstream models dvt_tiny`
 
     Parameters
     ----------
     name
-        Only this model, in full.
+        Only this model, in full, and counted.
+    measured
+        Count all models here, beside what was published; takes a minute or two.
     """
     from gopstream.jobs.models import catalogue_summary
 
-    summary = catalogue_summary(name)
+    summary = catalogue_summary(name, measured=measured)
     if json_file != "-":
         print(summary.text)
     report(summary.content, json_file)

@@ -17,8 +17,12 @@ CLASSES: Final = 400
 """Of models that no paper has; the others are counted with the classes of their figures."""
 
 
-def catalogue_summary(name: str | None) -> Summary:
+def catalogue_summary(name: str | None, *, measured: bool = False) -> Summary:
     """Describe one model, or list all.
+
+    Args:
+        name: The model, which is counted; None for all.
+        measured: Count all of the list, which takes seconds for each.
 
     Raises:
         UserError: If there is no such model.
@@ -27,14 +31,15 @@ def catalogue_summary(name: str | None) -> Summary:
         names = list_models() if name is None else [find_model(name).name]
     except ValueError as error:
         raise UserError(str(error)) from error
-    rows = {each: _facts(find_model(each)) for each in names}
+    counted = measured or name is not None
+    rows = {each: _facts(find_model(each), counted=counted) for each in names}
     if name is not None:
         return Summary(render(*_one_model(rows[name])), rows)
     remark = (
         "M: 10**6 parameters. Official: the authors' code, counted. Clip: frames x pixels.\n"
-        "'gopstream models NAME' tells more, and why figures differ."
+        "'gopstream models NAME' counts one, tells more, and why figures differ."
     )
-    return Summary(render(_catalogue_table(rows), remark), rows)
+    return Summary(render(_catalogue_table(rows, counted=counted), remark), rows)
 
 
 def published_numbers(figures: PaperFigures) -> dict[str, Any]:
@@ -49,16 +54,16 @@ def published_numbers(figures: PaperFigures) -> dict[str, Any]:
     }
 
 
-def _facts(entry: CatalogueEntry) -> dict[str, Any]:
+def _facts(entry: CatalogueEntry, *, counted: bool) -> dict[str, Any]:
     figures = entry.figures
     num_classes = CLASSES if figures is None else figures.num_classes
-    cost = measure_model(entry.name, num_classes=num_classes)
+    cost = measure_model(entry.name, num_classes=num_classes) if counted else None
     return {
         "name": entry.name,
         "family": entry.family,
         "num_classes": num_classes,
-        "parameters": cost.parameters,
-        "gmacs": cost.gmacs,
+        "parameters": None if cost is None else cost.parameters,
+        "gmacs": None if cost is None else cost.gmacs,
         "published": None if figures is None else published_numbers(figures),
         "top1": [] if figures is None else [row._asdict() for row in figures.top1],
         "deviations": [] if figures is None else list(figures.deviations),
@@ -70,16 +75,21 @@ def _facts(entry: CatalogueEntry) -> dict[str, Any]:
     }
 
 
-def _catalogue_table(rows: dict[str, dict[str, Any]]) -> Table:
-    table = Table("model", "M", "official", "paper", "GMACs", "official", "paper", "clip", "planes")
+def _catalogue_table(rows: dict[str, dict[str, Any]], *, counted: bool) -> Table:
+    table = Table("model")
+    for unit in ("M", "GMACs"):
+        for header in (unit, "official", "paper") if counted else (f"{unit} official", "paper"):
+            table.add_column(header)
+    table.add_column("clip")
+    table.add_column("planes")
     for name, facts in rows.items():
         contract, published = facts["contract"], facts["published"] or {}
         table.add_row(
             name,
-            f"{facts['parameters'] / 1e6:.2f}",
+            *([_shown(facts["parameters"], ".2f", scale=1e-6)] if counted else []),
             _shown(published.get("official_parameters"), ".2f", scale=1e-6),
             _shown(published.get("paper_params_millions"), "g"),
-            f"{facts['gmacs']:.2f}",
+            *([_shown(facts["gmacs"], ".2f")] if counted else []),
             _shown(published.get("official_gmacs"), ".2f"),
             _shown(published.get("paper_gmacs"), "g"),
             f"{contract['num_frames']} x {contract['size']}",

@@ -1,4 +1,4 @@
-"""'gopstream models': what is printed is measured, beside what was published."""
+"""'gopstream models': what is counted stands beside what was published."""
 
 import json
 
@@ -77,16 +77,28 @@ def test_clips_and_views_are_told_and_segments_have_no_stride(described):
     assert facts["contract"]["frame_stride"] == 2
 
 
-def test_the_list_has_every_model_on_a_line(capsys):
-    assert main(["models"]) == 0
-    text = capsys.readouterr().out
-    lines = {
-        line.split("\u2502")[1].strip(): line for line in text.splitlines() if "\u2502" in line
-    }
-    assert sorted(lines) == list_models()
-    cells = [cell.strip() for cell in lines["video_focalnet_b"].split("\u2502")]
-    assert cells[2:8] == ["157.39", "157.39", "", "220.65", "220.65", "149"]
-    assert cells[8:10] == ["8 x 224", "frames"]
+def cells_of_list(capsys, *words):
+    """Run the command for the list; returns the cells of each model."""
+    assert main(["models", *words]) == 0
+    lines = [line.split("\u2502") for line in capsys.readouterr().out.splitlines()]
+    return {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in lines if cells[1:]}
+
+
+def test_the_list_has_every_model_on_a_line_with_what_was_published(capsys):
+    cells = cells_of_list(capsys)
+    assert sorted(cells) == list_models()
+    assert cells["video_focalnet_b"] == ["157.39", "", "220.65", "149", "8 x 224", "frames"]
+
+
+def test_the_list_is_counted_where_that_is_asked_for(capsys, monkeypatch):
+    """Of two models: all of them take minutes, and each is counted in tests/models."""
+    monkeypatch.setattr(models, "list_models", lambda: ["pst_tiny", "video_focalnet_b"])
+    cells = cells_of_list(capsys, "--measured")
+    assert cells["video_focalnet_b"][:3] == ["157.39", "157.39", ""]
+    assert cells["video_focalnet_b"][3:6] == ["220.65", "220.65", "149"]
+    counted = measure_model("pst_tiny", num_classes=models.CLASSES)
+    assert cells["pst_tiny"][0] == f"{counted.parameters / 1e6:.2f}"
+    assert cells["pst_tiny"][3] == f"{counted.gmacs:.2f}"
 
 
 def test_a_name_that_is_none_is_refused_with_the_nearest(capsys):

@@ -134,6 +134,18 @@ def test_a_run_that_has_ended_says_so(root, whole, capsys):
     assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
 
 
+@pytest.fixture
+def usual_handlers():
+    """Put signals back that a library of another test handles in this process, as Ray does."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("usual_handlers")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_in_a_step_ends_it_first(number, root, tmp_path, monkeypatch):
     true_take = Stepper.take
