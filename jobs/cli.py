@@ -26,6 +26,7 @@ from gopstream.jobs.inspect_commands import inspect
 from gopstream.jobs.model_commands import demo, evaluate, models, train
 from gopstream.jobs.shard_commands import merge, shard
 from gopstream.jobs.video_commands import conformance, extract, scan
+from gopstream.jobs.view_commands import view
 
 app = App(
     name="gopstream",
@@ -50,6 +51,7 @@ for command in (
     export,
     predict,
     inspect,
+    view,
     models,
     demo,
 ):

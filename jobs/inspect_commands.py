@@ -1,104 +1,355 @@
-"""The command that shows what a trained model looks at.
+"""The command that shows what is in a clip, or what a trained model looks at in it.
 
-It imports torch when it runs, not before: ``gopstream --help`` must not wait for it.
+It imports torch for a checkpoint alone, and when it runs, not before: ``gopstream --help`` must
+not wait for it.
 """
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
-from gopstream.jobs.command_options import JsonFile, ReadingArguments, StoreArguments, report
+from gopstream.jobs.command_options import JsonFile, ReadingArguments, StoreArguments
+from gopstream.jobs.console import Advance, progress, say
 from gopstream.jobs.errors import UserError
+from gopstream.jobs.inspect_request import InspectRequest, refuse
+
+if TYPE_CHECKING:
+    from gopstream.jobs.inspection.inspected import ClipFacts, InspectedClip
+    from gopstream.shards.reader import ShardDataset
 
 _STORE = StoreArguments()
 _READING = ReadingArguments()
+_MODEL_SPLIT: Final = "val"
+_SECONDS_BETWEEN_LINES: Final = 15.0
 
 
 def inspect(
     target: str,
     /,
     *,
-    checkpoint: Path,
-    png: Path,
-    split: str = "val",
+    split: str | None = None,
     key: str | None = None,
+    frame: int | None = None,
+    first: int | None = None,
+    last: int | None = None,
+    diff: str | None = None,
+    png: Path | None = None,
+    movie: Path | None = None,
+    sheet: Path | None = None,
+    html: Path | None = None,
+    layers: str | None = None,
+    span: int | None = None,
+    checkpoint: Path | None = None,
     query: str | None = None,
     block: int | None = None,
-    frame: int | None = None,
     force: Annotated[bool, Parameter(negative="")] = False,
     reading: ReadingArguments = _READING,
     store: StoreArguments = _STORE,
     json_file: JsonFile = None,
 ) -> int:
-    """Draw what a trained model looks at in a clip.
+    """Look at frames, motion vectors and residuals, or at what a trained model looks at.
 
-    Of every model Grad-CAM; of DVT the points that a query samples, with their weights; of SIFA
-    the motion saliency and the taps of a query; of Video-FocalNet the modulators. The clip is
-    the centre view, as 'gopstream evaluate' takes it, in the model's size.
+    Of a video, an extract folder, a dump of mvextractor or a sample: stream facts, groups of
+    pictures, and for each kind of frame vectors, coverage, lengths in pixels and residual. Of a
+    dataset: classes, lengths, motion, failures. --diff compares with another source of the same
+    clip; exit code 1 if they differ. --png, --movie, --sheet and --html write pictures instead;
+    with --checkpoint those are of a model: of every one Grad-CAM; of DVT the points that a query
+    samples, with their weights; of SIFA the motion saliency and the taps of a query; of
+    Video-FocalNet the modulators. That clip is the centre view, as 'gopstream evaluate' takes it.
 
-    Example: `gopstream inspect shards --checkpoint runs/first --png looks --query 16,20`
+    Example: `gopstream inspect video.mp4` or `gopstream inspect video.mp4 --diff dump` or
+    `gopstream inspect shards --key train-00000003 --movie look.mp4 --layers arrows,residual_heat`
 
     Parameters
     ----------
     target
-        Folder of the dataset, or an address (s3://bucket/folder, https://host/folder).
-    checkpoint
-        A checkpoint, or the folder of a run.
-    png
-        Folder for the pictures; those of an earlier look are replaced.
+        A video; a folder of 'gopstream extract'; a dump of mvextractor; a dataset, its folder or
+        address (s3://bucket/folder, https://host/folder); or one shard of it (train/000000.tar).
     split
-        Name of the split.
+        Of a dataset: name of the split; by default the first, with --checkpoint val.
     key
-        Key of the sample; by default the first.
-    query
-        Of DVT and SIFA: the place that looks, as X,Y in pixels of the clip, from 0,0 at the upper
-        left; by default its centre.
-    block
-        Of DVT, SIFA (among those with attention between frames) and Video-FocalNet: number of
-        the block, from 0; by default the last.
+        Of a dataset: key of the sample; by default the first where a clip is needed.
     frame
-        Of DVT and SIFA: the frame that looks, from 0; by default one in the middle.
+        Only this frame, from 0, with its partitions and longest vectors. With --checkpoint, of DVT
+        and SIFA: the frame that looks; by default one in the middle.
+    first
+        The first frame to look at; by default 0.
+    last
+        The last frame to look at; by default the clip's last.
+    diff
+        Another source of the same clip, of any kind that target may be: frame by frame its vectors
+        (in any order), motion of blocks and residual are compared, where both have them.
+    png
+        Folder for a PNG of each frame and layer; with --checkpoint, for those of the model.
+        Pictures of an earlier look are replaced.
+    movie
+        A movie of the frames, .mp4 or .gif.
+    sheet
+        A contact sheet as PNG: frames spread over the whole clip.
+    html
+        A page with a player that needs no network; of a dataset without --key, its tables and
+        a gallery.
+    layers
+        What is drawn in pictures, separated by commas: frame, arrows, colours, partition,
+        coverage, residual_heat, residual_signed, accumulated, warped; by default
+        frame,arrows,colours.
+    span
+        Over how many frames the layer accumulated follows motion; by default 8.
+    checkpoint
+        A checkpoint, or the folder of a run: draw what its model looks at; needs --png.
+    query
+        With --checkpoint, of DVT and SIFA: the place that looks, as X,Y in pixels of the clip,
+        from 0,0 at the upper left; by default its centre.
+    block
+        With --checkpoint, of DVT, SIFA (among those with attention between frames) and
+        Video-FocalNet: number of the block, from 0; by default the last.
     force
-        Use a dataset that was not made as [data] of the checkpoint's recipe asks.
+        With --checkpoint: use a dataset that was not made as [data] of its recipe asks.
     """
+    if reading.on_error == "skip":
+        raise UserError("--on-error skip leaves out damaged clips; here there is one clip")
+    asked = InspectRequest(
+        target=target,
+        split=split,
+        key=key,
+        frame=frame,
+        first=first,
+        last=last,
+        diff=diff,
+        pictures={"--png": png, "--movie": movie, "--sheet": sheet, "--html": html},
+        layers=layers,
+        span=span,
+        reading=reading,
+        store=store,
+        json_file=json_file,
+    )
+    for_model = {"--query": query, "--block": block, "--force": force or None}
+    if checkpoint is not None:
+        return _inspect_model(asked, checkpoint, query=query, block=block, force=force)
+    refuse(for_model, "shows what a model looks at, and so needs --checkpoint")
+    asked.check()
+    return _inspect_dataset(asked) if _is_whole_dataset(asked) else _inspect_clip(asked)
+
+
+def _is_whole_dataset(asked: InspectRequest) -> bool:
+    """Tell whether the look is at a dataset or shard as a whole, not at one of its clips."""
+    from gopstream.jobs.inspection.open_target import target_kind
+
+    of_clip: list[object] = [asked.key, asked.diff, *asked.range_options.values()]
+    of_clip += [path for name, path in asked.written.items() if name != "--html"]
+    return all(value is None for value in of_clip) and target_kind(asked.target) in (
+        "dataset",
+        "shard",
+    )
+
+
+def _inspect_dataset(asked: InspectRequest) -> int:
+    from gopstream.jobs.inspection.dataset_summary import dataset_summary
+    from gopstream.jobs.inspection.open_target import open_dataset, target_kind
+    from gopstream.shards.storage import open_storage
+
+    dataset = open_dataset(
+        asked.target,
+        asked.split,
+        storage_options=asked.store.options(),
+        reading=asked.reading.options(),
+    )
+    page = asked.written.get("--html")
+    if page is not None:
+        return _write_dataset_page(asked, dataset, page)
+    is_shard = target_kind(asked.target) == "shard"
+    summary = dataset_summary(
+        dataset,
+        storage=open_storage(dataset.root, asked.store.options()),
+        shards=[asked.target.rpartition("/")[2].partition(".")[0]] if is_shard else None,
+    )
+    asked.tell(summary.text, summary.content)
+    return 0
+
+
+def _write_dataset_page(asked: InspectRequest, dataset: "ShardDataset", path: Path) -> int:
+    from gopstream.jobs.inspection.dataset_page import write_dataset_page
+
+    from gopstream.shards.storage import open_storage
+
+    write_dataset_page(dataset, path, storage=open_storage(dataset.root, asked.store.options()))
+    content = {"dataset": dataset.root, "split": dataset.split, "written": [str(path)]}
+    asked.tell(f"{dataset.root}/{dataset.split} is shown by {path}", content)
+    return 0
+
+
+def _inspect_clip(asked: InspectRequest) -> int:
+    from gopstream.jobs.inspection.clip_summary import clip_summary
+    from gopstream.jobs.inspection.frame_summary import frame_summary
+
+    if asked.diff is not None:
+        return _compare(asked, asked.diff)
+    clip = _open(asked, asked.target)
+    start, stop = asked.frame_range(clip.facts)
+    if asked.written:
+        return _write_pictures(asked, clip, start=start, stop=stop)
+    if asked.frame is not None:
+        summary = frame_summary(clip, asked.frame)
+    else:
+        with _reading_bar(stop - start) as advance:
+            summary = clip_summary(
+                clip,
+                start=start,
+                stop=stop,
+                with_frames=asked.json_file is not None,
+                on_frame=advance,
+            )
+    asked.tell(summary.text, summary.content)
+    return 0
+
+
+def _open(asked: InspectRequest, target: str) -> "InspectedClip":
+    """Open the target, or the source that it is compared with; only datasets have splits."""
+    from gopstream.jobs.inspection.open_target import open_clip, target_kind
+
+    both = [asked.target] if asked.diff is None else [asked.target, asked.diff]
+    is_chosen = target_kind(target) in ("dataset", "shard") or not any(
+        target_kind(one) in ("dataset", "shard") for one in both
+    )
+    return open_clip(
+        target,
+        split=asked.split if is_chosen else None,
+        key=asked.key if is_chosen else None,
+        storage_options=asked.store.options(),
+        reading=asked.reading.options(),
+        on_frames=_heartbeat(target),
+    )
+
+
+def _heartbeat(target: str) -> Callable[[int], None]:
+    """Return a function that says now and then how much of a long video has been read."""
+    last = time.monotonic()
+
+    def beat(num_frames: int) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            say(f"{target}: {num_frames:,} frames looked through")
+
+    return beat
+
+
+@contextmanager
+def _reading_bar(num_frames: int) -> Iterator[Callable[[], None]]:
+    """Show how far a reading is; yields what to call after each frame."""
+    with progress("reading", total=num_frames, unit="frames") as advance:
+        yield lambda: _advance(advance)
+
+
+def _advance(advance: Advance) -> None:
+    advance()
+
+
+def _compare(asked: InspectRequest, other: str) -> int:
+    from gopstream.jobs.inspection.difference import compare_clips
+
+    clips = _open(asked, asked.target), _open(asked, other)
+    shortest = min(clips, key=lambda clip: clip.facts.num_frames)
+    start, stop = asked.frame_range(shortest.facts)
+    # Without a last frame that was named, another number of frames is a difference.
+    is_open = asked.last is None and asked.frame is None
+    with _reading_bar(stop - start) as advance:
+        found = compare_clips(*clips, start=start, stop=None if is_open else stop, on_frame=advance)
+    asked.tell(found.text, found.content)
+    return 0 if found.is_equal else 1
+
+
+def _write_pictures(asked: InspectRequest, clip: "InspectedClip", *, start: int, stop: int) -> int:
+    """Write all that is asked for of frames ``start`` to ``stop`` - 1."""
+    from gopstream.jobs.inspection.clip_summary import clip_content
+    from gopstream.jobs.inspection.page import write_page
+    from gopstream.jobs.inspection.pictures.files import style_of, write_pngs, write_sheet
+    from gopstream.jobs.inspection.pictures.layers import choose_layers
+    from gopstream.jobs.inspection.pictures.movie import write_movie
+
+    names = None if asked.layers is None else [name.strip() for name in asked.layers.split(",")]
+    layers = choose_layers(names, facts=clip.facts)  # before anything is written
+    last = stop - 1
+    style = None if {*asked.written} == {"--html"} else style_of(clip, first=start, last=last)
+    if style is not None and asked.span is not None:
+        style = replace(style, span=asked.span)
+    written: list[Path] = []
+    for name, path in asked.written.items():
+        if name == "--png":
+            written += write_pngs(clip, path, layers=layers, first=start, last=last, style=style)
+        elif name == "--movie":
+            write_movie(clip, path, layers=layers, first=start, last=last, style=style)
+        elif name == "--sheet":
+            write_sheet(clip, path, layers=layers, style=style)
+        else:
+            write_page(clip, path, first=start, last=last)
+        written += [path] if name != "--png" else []
+    content = clip_content(clip.facts) | {"written": [str(path) for path in written]}
+    asked.tell(_told_pictures(asked, clip.facts, num_files=len(written)), content)
+    return 0
+
+
+def _told_pictures(asked: InspectRequest, facts: "ClipFacts", *, num_files: int) -> str:
+    from gopstream.jobs.inspection.clip_summary import printable
+
+    lines = []
+    for name, path in asked.written.items():
+        num_pngs = num_files - len(asked.written) + 1
+        what = f"{num_pngs} pictures in {path}" if name == "--png" else str(path)
+        lines.append(f"{printable(facts.name)}: {what}")
+    return "\n".join(lines)
+
+
+def _inspect_model(
+    asked: InspectRequest, checkpoint: Path, *, query: str | None, block: int | None, force: bool
+) -> int:
+    """Draw what a trained model looks at."""
     from gopstream.jobs.inspection.model_pictures import Look, make_pictures
     from gopstream.jobs.trained_run import open_run, read_clip
     from gopstream.shards.storage import open_storage
 
-    if reading.on_error == "skip":
-        raise UserError("--on-error skip leaves out damaged clips; here there is one clip")
-    look = Look(query=None if query is None else _place(query), frame=frame, block=block)
+    png = asked.pictures["--png"]
+    if png is None:
+        raise UserError("--checkpoint draws what a model looks at: name a folder with --png")
+    others: dict[str, object] = {**asked.written}
+    del others["--png"]
+    others |= {"--first": asked.first, "--last": asked.last, "--diff": asked.diff}
+    others |= {"--layers": asked.layers, "--span": asked.span}
+    refuse(others, "does not go with --checkpoint, which draws a model's pictures of one clip")
+    place = None if query is None else _place(query)
     run = open_run(
         checkpoint,
-        open_storage(target, store.options()),
-        split=split,
+        open_storage(asked.target, asked.store.options()),
+        split=asked.split or _MODEL_SPLIT,
         force=force,
-        reading=reading.options(),
+        reading=asked.reading.options(),
     )
-    clip = read_clip(run, key)
+    clip = read_clip(run, asked.key)
+    look = Look(query=place, frame=asked.frame, block=block)
     pictures = make_pictures(run.network, clip, look=look)
     png.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         picture.image.save(png / f"{picture.name}.png")
     files = [str(png / f"{picture.name}.png") for picture in pictures]
-    if json_file != "-":
-        print(
-            f"{clip.key} is {clip.label or 'without a label'}, taken for {clip.predicted_name} "
-            f"({clip.probability:.1%})"
-        )
-        for file, picture in zip(files, pictures, strict=True):
-            print(f"{file}: {picture.facts['shows']}")
+    lines = [
+        f"{clip.key} is {clip.label or 'without a label'}, taken for {clip.predicted_name} "
+        f"({clip.probability:.1%})"
+    ]
+    shown = [{"file": file, **p.facts} for file, p in zip(files, pictures, strict=True)]
+    lines += [f"{entry['file']}: {entry['shows']}" for entry in shown]
     content = {
         "key": clip.key,
         "label": clip.label,
         "predicted": clip.predicted_name,
         "probability": clip.probability,
-        "pictures": [
-            {"file": file, **picture.facts} for file, picture in zip(files, pictures, strict=True)
-        ],
+        "pictures": shown,
     }
-    report(content, json_file)
+    asked.tell("\n".join(lines), content)
     return 0
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from gopstream.jobs.inspection.draw import enlarge
+from gopstream.jobs.inspection.pictures.canvas import enlarge
+from gopstream.jobs.inspection.pictures.colour_scales import heat_colours
 
 _SIDE: Final = 320
 """Pixels that the longer side of an enlarged frame has at least."""
@@ -27,10 +28,6 @@ _WORDS: Final = (225, 225, 225)
 _BORDER: Final = (150, 150, 150)
 _CROSS: Final = (255, 235, 0)
 _LINK: Final = (200, 80, 255)
-# Black, violet, red, orange, pale yellow: each lighter than the one before.
-_HEAT: Final = np.array(
-    [(0, 0, 0), (70, 15, 110), (190, 40, 80), (250, 140, 20), (255, 250, 180)], np.float64
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +132,6 @@ def between_extremes(
     low = float(wide.min()) if lowest is None else lowest
     spread = float(wide.max()) - low
     return (wide - low) / spread if spread > 0 else np.zeros_like(wide)
-
-
-def heat_colours(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return (..., 3) RGB levels for values from 0 to 1."""
-    stops = np.linspace(0.0, 1.0, len(_HEAT))
-    return np.stack([np.interp(values, stops, channel) for channel in _HEAT.T], axis=-1)
 
 
 def head_colours(num_heads: int) -> list[tuple[int, int, int]]:

@@ -31,6 +31,7 @@ COMMANDS = (
     "shard",
     "train",
     "verify",
+    "view",
 )
 
 

@@ -1,8 +1,15 @@
-"""'gopstream inspect' from a dataset and a checkpoint to pictures on the disk."""
+"""'gopstream inspect' and 'gopstream view' as a user calls them."""
 
 import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from urllib.request import urlopen
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +20,7 @@ from gopstream.jobs.demo_videos import write_demo_videos
 from gopstream.jobs.evaluate import evaluate
 from gopstream.jobs.recipe import load_recipe
 from gopstream.shards.reader import ShardDataset
+from inspection_cases import make_dump, make_video
 from untrained import write_checkpoint
 
 
@@ -144,9 +152,241 @@ def test_a_checkpoint_of_other_classes_is_refused(root, checkpoint_of, tmp_path,
     assert "was trained on other classes" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("missing", ["--checkpoint", "--png"])
-def test_without_a_checkpoint_or_a_folder_it_is_a_wrong_usage(root, tmp_path, capsys, missing):
-    given = {"--checkpoint": str(tmp_path), "--png": str(tmp_path / "looks")}
-    words = [word for name, value in given.items() if name != missing for word in (name, value)]
-    assert main(["inspect", str(root), *words]) == 2
-    assert missing in capsys.readouterr().err
+def test_a_checkpoint_needs_a_folder_for_its_pictures(root, checkpoint_of, capsys):
+    assert main(["inspect", str(root), "--checkpoint", str(checkpoint_of("dvt_tiny"))]) == 1
+    assert "name a folder with --png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--movie", "a.mp4"],
+        ["--first", "1"],
+        ["--diff", "other"],
+        ["--layers", "arrows"],
+        ["--html", "a.html"],
+    ],
+)
+def test_options_of_a_clip_do_not_go_with_a_checkpoint(
+    root, checkpoint_of, tmp_path, capsys, words
+):
+    assert run(root, checkpoint_of("dvt_tiny"), tmp_path / "looks", *words) == 1
+    assert f"{words[0]} does not go with --checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "looks").exists()
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    """A video with B-frames, one without, and a dump of the former in which a frame is altered."""
+    folder = tmp_path_factory.mktemp("clips")
+    video = make_video(folder, b_frames=True)
+    make_video(folder, num_frames=6)
+    make_dump(video, folder / "dump")
+    shutil.copytree(folder / "dump", folder / "altered")
+    path = folder / "altered" / "motion_vectors" / "mvs-4.npy"
+    vectors = np.load(path)
+    vectors[0, 7] += 4
+    np.save(path, vectors)
+    return folder
+
+
+def look(capsys, *words):
+    """Run the command; returns its exit code, and what it wrote to both outputs."""
+    capsys.readouterr()
+    code = main(["inspect", *map(str, words)])
+    return code, *capsys.readouterr()
+
+
+def test_a_video_is_told_in_the_terminal_and_as_json(clip_folder, tmp_path, capsys):
+    video = clip_folder / "b_frames.mp4"
+    code, out, _ = look(capsys, video, "--json", tmp_path / "clip.json")
+    assert code == 0
+    assert "b_frames.mp4: a video" in out
+    content = json.loads((tmp_path / "clip.json").read_text())
+    assert set(content["kinds"]) == {"I", "P", "B"}
+    assert len(content["frames"]) == content["num_frames"] == 12
+    code, out, err = look(capsys, video, "--first", 2, "--last", 4, "--json", "-")
+    assert [row["index"] for row in json.loads(out)["frames"]] == [2, 3, 4]
+    assert "reading: 3/3 frames" in err
+
+
+def test_one_frame_is_told_with_its_longest_vectors(clip_folder, capsys):
+    code, out, _ = look(capsys, clip_folder / "b_frames.mp4", "--frame", 4)
+    assert code == 0
+    assert "longest vectors" in out
+    _, out, _ = look(capsys, clip_folder / "b_frames.mp4", "--frame", 4, "--json", "-")
+    content = json.loads(out)
+    assert content["index"] == 4
+    assert sum(content["partitions"].values()) == content["num_vectors"]
+
+
+def test_the_exit_code_tells_whether_two_sources_differ(clip_folder, capsys):
+    video = clip_folder / "b_frames.mp4"
+    code, out, _ = look(capsys, video, "--diff", clip_folder / "dump")
+    assert (code, "no difference in 12 frames" in out) == (0, True)
+    code, out, _ = look(capsys, video, "--diff", clip_folder / "altered")
+    assert (code, "1 of 12 frames differ: 4" in out) == (1, True)
+    code, out, _ = look(capsys, video, "--diff", clip_folder / "altered", "--json", "-")
+    assert (code, json.loads(out)["differing_frames"]) == (1, [4])
+    words = ["--diff", clip_folder / "altered", "--first", "5"]
+    assert look(capsys, video, *words)[0] == 0
+
+
+def test_a_source_that_ends_early_differs_unless_the_rest_is_left_out(clip_folder, capsys):
+    words = [clip_folder / "dump", "--diff", clip_folder / "short"]
+    make_dump(make_video(clip_folder, b_frames=True, num_frames=9, name="9"), words[-1])
+    code, out, _ = look(capsys, *words, "--last", 0)
+    assert (code, "in 1 frame\n" in out) == (0, True)
+    code, out, _ = look(capsys, *words, "--first", 8, "--last", 8)
+    assert "numbers of frames differ" not in out
+    code, out, _ = look(capsys, *words)
+    assert (code, "numbers of frames differ: 12 and 9" in out) == (1, True)
+
+
+def test_a_sample_is_compared_with_an_extraction_of_its_video(root, tmp_path, capsys):
+    table = pyarrow.parquet.read_table(root / "val" / "samples.parquet")
+    keys = dict(zip(*(table.column(name).to_pylist() for name in ("key", "source")), strict=True))
+    (own, source), (another, _), *_ = keys.items()
+    video = root.parent / "val" / source
+    words = ["extract", str(video), "--out", str(tmp_path / "one"), "--mode", "canonical"]
+    assert main([*words, "--short-side", "64"]) == 0
+    for key, expected in ((own, 0), (another, 1)):
+        code, out, _ = look(capsys, root, "--key", key, "--diff", tmp_path / "one")
+        assert code == expected, out
+        assert "residual of 24 frames" in out
+
+
+def test_a_dataset_is_told_as_a_whole_and_by_its_samples(root, capsys):
+    code, out, _ = look(capsys, root)
+    assert (code, "8 in " in out) == (0, True)
+    _, out, _ = look(capsys, root, "--json", "-")
+    content = json.loads(out)
+    assert (content["samples"], content["split"]) == (8, "val")
+    shard = root / "val" / "000000.tar"
+    _, out, _ = look(capsys, shard, "--json", "-")
+    assert json.loads(out)["shards"] == 1
+    assert 0 < json.loads(out)["samples"] < 8
+    key = ShardDataset(root, "val").keys[5]
+    _, out, _ = look(capsys, root, "--key", key, "--json", "-")
+    content = json.loads(out)
+    assert (content["source"], content["mode"]) == ("sample", "canonical")
+    assert content["name"].endswith(key)
+    _, out, _ = look(capsys, root, "--frame", 3, "--json", "-")
+    assert json.loads(out)["index"] == 3
+
+
+def test_pictures_of_all_kinds_are_written_and_named(clip_folder, tmp_path, capsys):
+    words = ["--png", tmp_path / "png", "--layers", "frame, arrows", "--first", 3, "--last", 5]
+    video = clip_folder / "b_frames.mp4"
+    code, out, _ = look(capsys, video, *words, "--movie", tmp_path / "a.gif", "--json", "-")
+    written = json.loads(out)["written"]
+    assert code == 0
+    assert sorted(path.name for path in (tmp_path / "png").iterdir()) == [
+        f"{index:06d}_{layer}.png" for index in (3, 4, 5) for layer in ("arrows", "frame")
+    ]
+    assert len(written) == 7
+    with Image.open(tmp_path / "a.gif") as movie:
+        assert movie.n_frames == 3
+    code, out, _ = look(capsys, video, "--sheet", tmp_path / "sheet.png")
+    assert (code, out) == (0, f"b_frames.mp4: {tmp_path / 'sheet.png'}\n")
+    code, out, _ = look(capsys, video, "--png", tmp_path / "one", "--frame", 4)
+    assert (code, out) == (0, f"b_frames.mp4: 3 pictures in {tmp_path / 'one'}\n")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert np.asarray(sheet).std() > 10
+
+
+def test_the_span_of_the_accumulated_layer_is_the_option_s(clip_folder, tmp_path, capsys):
+    video = clip_folder / "p_only.mp4"
+    for span in (1, 4):
+        words = ["--layers", "accumulated", "--frame", 5, "--span", span]
+        assert look(capsys, video, "--png", tmp_path / str(span), *words)[0] == 0
+    first, last = (
+        np.asarray(Image.open(tmp_path / str(span) / "000005_accumulated.png")) for span in (1, 4)
+    )
+    assert not np.array_equal(first, last)
+
+
+def test_a_page_has_the_frames_that_were_asked_for(clip_folder, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    words = ["--html", page, "--first", 1, "--last", 2]
+    code, out, _ = look(capsys, clip_folder / "b_frames.mp4", *words)
+    assert (code, out) == (0, f"b_frames.mp4: {page}\n")
+    text = page.read_text()
+    assert 'id="frame-1"' in text
+    assert 'id="frame-2"' in text
+    assert 'id="frame-3"' not in text
+
+
+def test_a_page_of_a_dataset_is_written_where_no_sample_is_named(root, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    code, out, _ = look(capsys, root, "--html", page)
+    assert (code, str(page) in out) == (0, True)
+    assert ShardDataset(root, "val").keys[7] in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--frame", "12"], "--frame must be 0 to 11 in b_frames.mp4, got 12"),
+        (["--last", "12"], "--last must be 0 to 11"),
+        (["--first", "-1"], "--first must be 0 to 11"),
+        (["--first", "5", "--last", "4"], "--first must not be behind --last, got 5 and 4"),
+        (["--frame", "1", "--last", "4"], "leave out --first and --last, or --frame"),
+        (["--layers", "arrows"], "--layers is for pictures: add --png, --movie or --sheet"),
+        (["--span", "4", "--html", "a.html"], "--span is for pictures"),
+        (["--span", "0", "--png", "png"], "--span must be at least 1, got 0"),
+        (["--sheet", "a.png", "--first", "1"], "--first cannot be used with --sheet"),
+        (["--diff", "b", "--html", "a.html"], "--diff compares and draws nothing; leave out"),
+        (["--query", "1,2"], "--query shows what a model looks at, and so needs --checkpoint"),
+        (["--force"], "--force shows what a model"),
+        (["--png", "png", "--layers", "arows"], "arrows"),
+        (["--key", "train-00000000"], "--key is for a dataset or a shard"),
+        (["--diff", "nothing"], "nothing: no such file or folder; expected a video file"),
+        (["--on-error", "skip"], "here there is one clip"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    clip_folder, tmp_path, monkeypatch, capsys, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = look(capsys, clip_folder / "b_frames.mp4", *words)
+    assert code == 1
+    assert message in err.replace("\n", " ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_app_s_port_is_checked(clip_folder, capsys):
+    assert main(["view", str(clip_folder / "p_only.mp4"), "--port", "70000"]) == 1
+    assert "--port must be 0 to 65535, got 70000" in capsys.readouterr().err
+
+
+def test_without_the_app_s_packages_it_says_what_to_install(clip_folder):
+    """In an interpreter that does not find them."""
+    fence = (
+        "import sys\n"
+        "class Fence:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('starlette', 'uvicorn'):\n"
+        "            raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Fence())\n"
+        "from gopstream.jobs.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", fence, "view", str(clip_folder / "p_only.mp4")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'gopstream[view]'" in done.stderr.replace("\n", " ")
+
+
+def test_the_app_says_its_address_and_ends_with_a_signal(clip_folder):
+    words = ["-m", "gopstream", "view", str(clip_folder / "p_only.mp4"), "--no-browser"]
+    app = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True)
+    try:
+        line = app.stdout.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+/", line)[0]
+        with urlopen(address) as answer:
+            assert answer.status == 200
+    finally:
+        app.send_signal(signal.SIGINT)
+        app.communicate()
+    assert app.returncode in (0, 130)

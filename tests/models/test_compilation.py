@@ -15,6 +15,7 @@ FEWER_BLOCKS = {
     **dict.fromkeys(("pst_b", "pst_b_dagger", "video_swin_b"), {"depths": (2,), "num_heads": (2,)}),
     "dvt_mvit_b": {"depth": 2},
     "dvt_vit_b": {"depth": 1},
+    "sifa_swin_tiny": {"depths": (1, 1)},
 }
 
 
