@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
+"""Where they are kept, to be looked at; not in the repository."""
 DESKTOP = (1280, 860)
 PHONE = (390, 844)
 
@@ -63,6 +65,12 @@ def opened_page(browser, *, size=DESKTOP, dark=False, touch=False) -> Iterator:
         assert page.faults == []
     finally:
         context.close()
+
+
+def keep_screenshot(page, name, *, whole=False):
+    """Write ``screenshots/NAME.png``: what is on the screen, or the whole page."""
+    SCREENSHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=whole)
 
 
 def canvas_pixels(page, selector):

@@ -81,7 +81,9 @@ def cells_of_list(capsys, *words):
     """Run the command for the list; returns the cells of each model."""
     assert main(["models", *words]) == 0
     lines = [line.split("\u2502") for line in capsys.readouterr().out.splitlines()]
-    return {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in lines if cells[1:]}
+    return {
+        cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in lines if cells[1:]
+    }
 
 
 def test_the_list_has_every_model_on_a_line_with_what_was_published(capsys):

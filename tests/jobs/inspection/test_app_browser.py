@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app_cases import make_samples, running_app
-from browser import DESKTOP, PHONE, opened_page, running_browser
+from browser import DESKTOP, PHONE, keep_screenshot, opened_page, running_browser
 from gopstream.jobs.inspection.sample_clip import SampleClip
 from gopstream.shards.reader import ShardDataset
 from inspection_cases import HOSTILE_LABEL, make_video
@@ -246,7 +246,8 @@ def test_the_secret_leaves_the_address(browser, large):
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_views_fit_the_page(browser, app, tmp_path, size):
+def test_views_fit_the_page(browser, app, size):
+    width = f"app_{size[0]}"
     with opened(browser, app, size=size, touch=size == PHONE) as page:
         for name, place, selector in (
             ("samples", "samples?split=train&label=run", ".app-card"),
@@ -259,7 +260,7 @@ def test_views_fit_the_page(browser, app, tmp_path, size):
             wait_for_pictures(page)
             for scheme in ("light", "dark"):
                 page.emulate_media(color_scheme=scheme)
-                page.screenshot(path=tmp_path / f"{name}_{scheme}.png")
+                keep_screenshot(page, f"{width}_{name}_{scheme}")
             assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
             assert page.locator(".app-alert").count() == 0
         if size == PHONE:
@@ -268,5 +269,5 @@ def test_views_fit_the_page(browser, app, tmp_path, size):
             assert not page.locator("#field-order").is_visible()
             page.get_by_role("button", name="Filters").click()
             assert page.locator("#field-order").is_visible()
-            page.screenshot(path=tmp_path / "filters.png")
+            keep_screenshot(page, f"{width}_filters")
             assert page.evaluate("document.documentElement.scrollWidth") <= size[0]

@@ -6,7 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from browser import DESKTOP, PHONE, canvas_pixels, opened_page, running_browser
+from browser import (
+    DESKTOP,
+    PHONE,
+    canvas_pixels,
+    keep_screenshot,
+    opened_page,
+    running_browser,
+)
 from gopstream.jobs.inspection.clip_payload import block_residual
 from gopstream.jobs.inspection.dataset_page import write_dataset_page
 from gopstream.jobs.inspection.open_target import open_clip
@@ -331,12 +338,12 @@ def test_the_timeline_seeks_and_has_a_bar_for_each_frame(browser, exact):
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_pages_fit_the_screen_in_both_themes(browser, with_b_frames, size, dark, tmp_path):
+def test_pages_fit_the_screen_in_both_themes(browser, with_b_frames, size, dark):
     _, address = with_b_frames
     with opened_page(browser, size=size, dark=dark, touch=size == PHONE) as page:
         go_to(page, address, 4)
-        picture = tmp_path / "page.png"
-        page.screenshot(path=picture, full_page=True)
+        scheme = "dark" if dark else "light"
+        keep_screenshot(page, f"page_{size[0]}_{scheme}", whole=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
         back = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (max(map(int, re.findall(r"\d+", back))) < 60) == dark
@@ -371,11 +378,11 @@ def test_a_frame_that_cannot_be_read_is_told(browser, exact, tmp_path):
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_a_datasets_page_shows_hostile_classes_as_text(browser, dataset_page, size, tmp_path):
+def test_a_datasets_page_shows_hostile_classes_as_text(browser, dataset_page, size):
     with opened_page(browser, size=size, dark=size == PHONE) as page:
         page.on("dialog", lambda dialog: page.faults.append(dialog.message))
         page.goto(dataset_page)
-        page.screenshot(path=tmp_path / "page.png", full_page=True)
+        keep_screenshot(page, f"dataset_page_{size[0]}", whole=True)
         assert page.requested[0] == dataset_page
         assert all(one.startswith("data:") for one in page.requested[1:])
         assert page.locator(".bars th").first.inner_text() == HOSTILE_LABEL
