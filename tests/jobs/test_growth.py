@@ -50,6 +50,19 @@ def few(videos, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def sharded_few(few, tmp_path_factory):
+    root = tmp_path_factory.mktemp("sharded_few") / "set"
+    assert shard(few, root) == 0
+    return root
+
+
+@pytest.fixture
+def root(sharded_few, tmp_path):
+    """A copy of the dataset of few videos, to be changed."""
+    return shutil.copytree(sharded_few, tmp_path / "set")
+
+
 def test_a_trial_is_the_beginning_of_the_whole(videos, whole, tmp_path):
     assert shard(videos, tmp_path / "trial", "--limit", "4") == 0
     want, found = hashes(whole), hashes(tmp_path / "trial")
@@ -65,9 +78,7 @@ def test_a_trial_is_not_continued_by_accident(videos, tmp_path, capsys):
     assert hashes(tmp_path / "trial") == before
 
 
-def test_appended_videos_leave_old_shards_untouched(videos, few, tmp_path):
-    root = tmp_path / "set"
-    shard(few, root)
+def test_appended_videos_leave_old_shards_untouched(videos, root):
     before, old_sources = hashes(root), sources_of(root)
     manifest = load_manifest(root, "train")
     assert shard(videos, root, "--append") == 0
@@ -82,9 +93,7 @@ def test_appended_videos_leave_old_shards_untouched(videos, few, tmp_path):
     assert main(["verify", str(root)]) == 0
 
 
-def test_appending_nothing_and_appending_again_change_nothing(videos, few, tmp_path):
-    root = tmp_path / "set"
-    shard(few, root)
+def test_appending_nothing_and_appending_again_change_nothing(videos, few, root):
     shard(videos, root, "--append")
     before = hashes(root)
     for folder in (videos, few):
@@ -92,31 +101,26 @@ def test_appending_nothing_and_appending_again_change_nothing(videos, few, tmp_p
         assert hashes(root) == before
 
 
-def test_append_needs_a_finished_dataset(videos, few, tmp_path, capsys):
-    root = tmp_path / "set"
-    assert shard(videos, root, "--append") == 1
+def test_append_needs_a_finished_dataset(videos, root, tmp_path, capsys):
+    assert shard(videos, tmp_path / "none", "--append") == 1
     assert "there is no dataset to append to" in capsys.readouterr().err
-    shard(few, root)
     (root / "train" / "manifest.json").unlink()
     assert shard(videos, root, "--append") == 1
     assert "is not finished" in capsys.readouterr().err
 
 
-def test_an_interrupted_append_continues_and_the_dataset_stays_readable(videos, few, tmp_path):
-    whole, root = tmp_path / "whole", tmp_path / "set"
-    for out in (whole, root):
-        shard(few, out)
-    old = {name: (root / name).read_bytes() for name in hashes(root)}
-    shard(videos, whole, "--append")
+def test_an_interrupted_append_continues_and_the_dataset_stays_readable(videos, root):
+    before = {name: (root / name).read_bytes() for name in hashes(root)}
     shard(videos, root, "--append")
+    whole = hashes(root)
     # As if it had been killed after its first shard: what came later is not there yet.
     for name in ("000003.tar", "000003.index.npz", "000003.report.jsonl", "000003.files.json"):
         (root / "train" / name).unlink()
     for name in ("train/manifest.json", "train/samples.parquet"):
-        (root / name).write_bytes(old[name])
+        (root / name).write_bytes(before[name])
     assert len(ShardDataset(root, "train")) == 8
     assert shard(videos, root, "--append") == 0
-    assert hashes(root) == hashes(whole)
+    assert hashes(root) == whole
 
 
 def test_another_label_of_an_old_video_is_refused(few, tmp_path, capsys):
@@ -168,10 +172,9 @@ def test_failed_videos_alone_are_tried_again(few, tmp_path):
     assert main(["verify", str(root)]) == 0
 
 
-def test_keys_do_not_depend_on_when_a_video_succeeded(few, whole, tmp_path):
-    first, folder = tmp_path / "first", tmp_path / "videos"
+def test_keys_do_not_depend_on_when_a_video_succeeded(few, sharded_few, tmp_path):
+    folder = tmp_path / "videos"
     shutil.copytree(few, folder)
-    shard(folder, first)
     content = (folder / "zoom_in/0000.mp4").read_bytes()
     (folder / "zoom_in/0000.mp4").unlink()
     (folder / "zoom_in/0000.mp4").write_text("broken")
@@ -184,7 +187,7 @@ def test_keys_do_not_depend_on_when_a_video_succeeded(few, whole, tmp_path):
         rows = pyarrow.parquet.read_table(root / "train" / "samples.parquet").to_pylist()
         return {row["source"]: row["key"] for row in rows}
 
-    assert keys(first) == keys(second)
+    assert keys(sharded_few) == keys(second)
 
 
 def test_shares_of_a_job_array_make_the_same_dataset(videos, whole, tmp_path, capsys):
@@ -248,9 +251,7 @@ def test_only_one_kind_of_run(videos, tmp_path, capsys):
     assert "only one of --plan, --append and --retry-failed" in capsys.readouterr().err
 
 
-def test_appending_says_how_many_are_new(videos, few, tmp_path, capsys):
-    root = tmp_path / "set"
-    shard(few, root)
+def test_appending_says_how_many_are_new(videos, few, root, capsys):
     assert shard(videos, root, "--append") == 0
     assert "train: 8 of 16 listed videos are new" in capsys.readouterr().err
     assert shard(few, root, "--append") == 0
