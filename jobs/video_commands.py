@@ -34,8 +34,8 @@ def extract(
 ) -> int:
     """Extract one video as plain files.
 
-    With --format gopstream: motion.npy, coverage.npy, pts.npy, residual_*.npy where it is exact,
-    frames/*.jpg and clip.json. With --format mvextractor: the folder that `extract_mvs --dump`
+    With --format gopstream: motion.npy, coverage.npy, pts.npy, `residual_*.npy` where it is exact,
+    `frames/*.jpg` and clip.json. With --format mvextractor: the folder that `extract_mvs --dump`
     writes, for tools that read it.
 
     Example: `gopstream extract video.mp4 --out extracted`
