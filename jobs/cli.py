@@ -129,8 +129,11 @@ def _tell_stop(number: int, *, words: list[str]) -> int:
     """Say that a signal has ended the command; returns the exit code that says the same."""
     by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
     again = " with --resume" if words[:1] == ["train"] else ""
+    kept = f"what was finished is kept, and the same command{again} continues"
+    if words[:1] == ["inspect"]:
+        kept = "files that were not finished are not kept"
     with suppress(OSError):  # the terminal may be gone
-        _complain(f"stopped{by}; what was finished is kept, and the same command{again} continues")
+        _complain(f"stopped{by}; {kept}")
     return 128 + number
 
 

@@ -4,10 +4,8 @@ It imports torch for a checkpoint alone, and when it runs, not before: ``gopstre
 not wait for it.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -16,16 +14,14 @@ from cyclopts import Parameter
 from gopstream.jobs.command_options import JsonFile, ReadingArguments, StoreArguments
 from gopstream.jobs.console import Advance, progress, say
 from gopstream.jobs.errors import UserError
-from gopstream.jobs.inspect_request import InspectRequest, refuse
+from gopstream.jobs.inspect_request import InspectRequest, heartbeat, refuse
 
 if TYPE_CHECKING:
-    from gopstream.jobs.inspection.inspected import ClipFacts, InspectedClip
-    from gopstream.shards.reader import ShardDataset
+    from gopstream.jobs.inspection.inspected import InspectedClip
 
 _STORE = StoreArguments()
 _READING = ReadingArguments()
 _MODEL_SPLIT: Final = "val"
-_SECONDS_BETWEEN_LINES: Final = 15.0
 
 
 def inspect(
@@ -86,18 +82,18 @@ def inspect(
         (in any order), motion of blocks and residual are compared, where both have them.
     png
         Folder for a PNG of each frame and layer; with --checkpoint, for those of the model.
-        Pictures of an earlier look are replaced.
+        Files of the same names are replaced, others stay.
     movie
         A movie of the frames, .mp4 or .gif.
     sheet
         A contact sheet as PNG: frames spread over the whole clip.
     html
-        A page with a player that needs no network; of a dataset without --key, its tables and
-        a gallery.
+        A page with a player that needs no network, whose layers are chosen in it; of a dataset
+        without --key, its tables and a gallery.
     layers
-        What is drawn in pictures, separated by commas: frame, arrows, colours, partition,
-        coverage, residual_heat, residual_signed, accumulated, warped; by default
-        frame,arrows,colours.
+        What --png, --movie and --sheet draw, separated by commas: frame, arrows, colours,
+        partition, coverage, residual_heat, residual_signed, accumulated, warped, or all that the
+        clip has; by default frame,arrows,colours.
     span
         Over how many frames the layer accumulated follows motion; by default 8.
     checkpoint
@@ -149,8 +145,10 @@ def _is_whole_dataset(asked: InspectRequest) -> bool:
 
 
 def _inspect_dataset(asked: InspectRequest) -> int:
+    from gopstream.jobs.inspect_pictures import size_of
+    from gopstream.jobs.inspection.dataset_page import write_dataset_page
     from gopstream.jobs.inspection.dataset_summary import dataset_summary
-    from gopstream.jobs.inspection.open_target import open_dataset, target_kind
+    from gopstream.jobs.inspection.open_target import open_dataset, shard_of
     from gopstream.shards.storage import open_storage
 
     dataset = open_dataset(
@@ -159,31 +157,22 @@ def _inspect_dataset(asked: InspectRequest) -> int:
         storage_options=asked.store.options(),
         reading=asked.reading.options(),
     )
+    storage = open_storage(dataset.root, asked.store.options())
+    shard = shard_of(asked.target)
+    shards = None if shard is None else [shard]
     page = asked.written.get("--html")
-    if page is not None:
-        return _write_dataset_page(asked, dataset, page)
-    is_shard = target_kind(asked.target) == "shard"
-    summary = dataset_summary(
-        dataset,
-        storage=open_storage(dataset.root, asked.store.options()),
-        shards=[asked.target.rpartition("/")[2].partition(".")[0]] if is_shard else None,
-    )
-    asked.tell(summary.text, summary.content)
-    return 0
-
-
-def _write_dataset_page(asked: InspectRequest, dataset: "ShardDataset", path: Path) -> int:
-    from gopstream.jobs.inspection.dataset_page import write_dataset_page
-
-    from gopstream.shards.storage import open_storage
-
-    write_dataset_page(dataset, path, storage=open_storage(dataset.root, asked.store.options()))
-    content = {"dataset": dataset.root, "split": dataset.split, "written": [str(path)]}
-    asked.tell(f"{dataset.root}/{dataset.split} is shown by {path}", content)
+    if page is None:
+        asked.tell(*dataset_summary(dataset, storage=storage, shards=shards))
+        return 0
+    write_dataset_page(dataset, page, storage=storage, shards=shards)
+    content = {"dataset": dataset.root, "split": dataset.split, "written": [str(page)]}
+    place = "/".join([dataset.root, dataset.split, *(shards or [])])
+    asked.tell(f"{place} is shown by {page} ({size_of([page])})", content)
     return 0
 
 
 def _inspect_clip(asked: InspectRequest) -> int:
+    from gopstream.jobs.inspect_pictures import write_pictures
     from gopstream.jobs.inspection.clip_summary import clip_summary
     from gopstream.jobs.inspection.frame_summary import frame_summary
 
@@ -192,7 +181,8 @@ def _inspect_clip(asked: InspectRequest) -> int:
     clip = _open(asked, asked.target)
     start, stop = asked.frame_range(clip.facts)
     if asked.written:
-        return _write_pictures(asked, clip, start=start, stop=stop)
+        write_pictures(asked, clip, start=start, stop=stop)
+        return 0
     if asked.frame is not None:
         summary = frame_summary(clip, asked.frame)
     else:
@@ -216,27 +206,40 @@ def _open(asked: InspectRequest, target: str) -> "InspectedClip":
     is_chosen = target_kind(target) in ("dataset", "shard") or not any(
         target_kind(one) in ("dataset", "shard") for one in both
     )
+    key = asked.key if is_chosen else None
+    if asked.diff is not None and key is None and target_kind(target) in ("dataset", "shard"):
+        key = _key_of_source(asked, target, asked.diff if target == asked.target else asked.target)
     return open_clip(
         target,
         split=asked.split if is_chosen else None,
-        key=asked.key if is_chosen else None,
+        key=key,
         storage_options=asked.store.options(),
         reading=asked.reading.options(),
-        on_frames=_heartbeat(target),
+        on_frames=heartbeat(target),
     )
 
 
-def _heartbeat(target: str) -> Callable[[int], None]:
-    """Return a function that says now and then how much of a long video has been read."""
-    last = time.monotonic()
+def _key_of_source(asked: InspectRequest, target: str, other: str) -> str:
+    """Return the sample of a dataset that was made of the video on the other side.
 
-    def beat(num_frames: int) -> None:
-        nonlocal last
-        if (now := time.monotonic()) - last >= _SECONDS_BETWEEN_LINES:
-            last = now
-            say(f"{target}: {num_frames:,} frames looked through")
+    Raises:
+        UserError: If there is none, or more than one: the first sample would be any other clip.
+    """
+    from gopstream.jobs.inspection.open_target import open_dataset, samples_of, target_kind
+    from gopstream.pipeline.object_store import local_path
+    from gopstream.shards.storage import open_storage
 
-    return beat
+    options = asked.store.options()
+    found: list[str] = []
+    if target_kind(other) == "video":
+        dataset = open_dataset(target, asked.split, storage_options=options)
+        storage = open_storage(dataset.root, options)
+        found = samples_of(storage, dataset.split, local_path(other))
+    if len(found) == 1:
+        say(f"{target}: the sample {found[0]} was made of a {Path(other).name}")
+        return found[0]
+    several = f"; {len(found)} were made of a {Path(other).name}: {', '.join(found[:5])}"
+    raise UserError(f"{target} has many samples: name one with --key{several * bool(found)}")
 
 
 @contextmanager
@@ -250,6 +253,11 @@ def _advance(advance: Advance) -> None:
     advance()
 
 
+def _side(target: str, clip: "InspectedClip") -> str:
+    """Return how a comparison calls a source: by its place, and of a dataset by the sample."""
+    return f"{target} ({clip.facts.name})" if clip.facts.source == "sample" else target
+
+
 def _compare(asked: InspectRequest, other: str) -> int:
     from gopstream.jobs.inspection.difference import compare_clips
 
@@ -259,56 +267,22 @@ def _compare(asked: InspectRequest, other: str) -> int:
     # Without a last frame that was named, another number of frames is a difference.
     is_open = asked.last is None and asked.frame is None
     with _reading_bar(stop - start) as advance:
-        found = compare_clips(*clips, start=start, stop=None if is_open else stop, on_frame=advance)
+        found = compare_clips(
+            *clips,
+            start=start,
+            stop=None if is_open else stop,
+            names=(_side(asked.target, clips[0]), _side(other, clips[1])),
+            on_frame=advance,
+        )
     asked.tell(found.text, found.content)
     return 0 if found.is_equal else 1
-
-
-def _write_pictures(asked: InspectRequest, clip: "InspectedClip", *, start: int, stop: int) -> int:
-    """Write all that is asked for of frames ``start`` to ``stop`` - 1."""
-    from gopstream.jobs.inspection.clip_summary import clip_content
-    from gopstream.jobs.inspection.page import write_page
-    from gopstream.jobs.inspection.pictures.files import style_of, write_pngs, write_sheet
-    from gopstream.jobs.inspection.pictures.layers import choose_layers
-    from gopstream.jobs.inspection.pictures.movie import write_movie
-
-    names = None if asked.layers is None else [name.strip() for name in asked.layers.split(",")]
-    layers = choose_layers(names, facts=clip.facts)  # before anything is written
-    last = stop - 1
-    style = None if {*asked.written} == {"--html"} else style_of(clip, first=start, last=last)
-    if style is not None and asked.span is not None:
-        style = replace(style, span=asked.span)
-    written: list[Path] = []
-    for name, path in asked.written.items():
-        if name == "--png":
-            written += write_pngs(clip, path, layers=layers, first=start, last=last, style=style)
-        elif name == "--movie":
-            write_movie(clip, path, layers=layers, first=start, last=last, style=style)
-        elif name == "--sheet":
-            write_sheet(clip, path, layers=layers, style=style)
-        else:
-            write_page(clip, path, first=start, last=last)
-        written += [path] if name != "--png" else []
-    content = clip_content(clip.facts) | {"written": [str(path) for path in written]}
-    asked.tell(_told_pictures(asked, clip.facts, num_files=len(written)), content)
-    return 0
-
-
-def _told_pictures(asked: InspectRequest, facts: "ClipFacts", *, num_files: int) -> str:
-    from gopstream.jobs.inspection.clip_summary import printable
-
-    lines = []
-    for name, path in asked.written.items():
-        num_pngs = num_files - len(asked.written) + 1
-        what = f"{num_pngs} pictures in {path}" if name == "--png" else str(path)
-        lines.append(f"{printable(facts.name)}: {what}")
-    return "\n".join(lines)
 
 
 def _inspect_model(
     asked: InspectRequest, checkpoint: Path, *, query: str | None, block: int | None, force: bool
 ) -> int:
     """Draw what a trained model looks at."""
+    from gopstream.jobs.inspection.clip_summary import printable
     from gopstream.jobs.inspection.model_pictures import Look, make_pictures
     from gopstream.jobs.trained_run import open_run, read_clip
     from gopstream.shards.storage import open_storage
@@ -349,7 +323,7 @@ def _inspect_model(
         "probability": clip.probability,
         "pictures": shown,
     }
-    asked.tell("\n".join(lines), content)
+    asked.tell(printable("\n".join(lines)), content)
     return 0
 
 

@@ -1,15 +1,19 @@
 """What ``inspect`` was asked for, and whether it goes together."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from gopstream.jobs.command_options import ReadingArguments, StoreArguments, report
+from gopstream.jobs.console import say
 from gopstream.jobs.errors import UserError
 
 if TYPE_CHECKING:
     from gopstream.jobs.inspection.inspected import ClipFacts
+
+_SECONDS_BETWEEN_LINES: Final = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,11 @@ class InspectRequest:
         return {name: path for name, path in self.pictures.items() if path is not None}
 
     @property
+    def layer_names(self) -> list[str] | None:
+        """The layers that are named."""
+        return None if self.layers is None else [name.strip() for name in self.layers.split(",")]
+
+    @property
     def range_options(self) -> dict[str, int | None]:
         """The options that choose frames."""
         return {"--frame": self.frame, "--first": self.first, "--last": self.last}
@@ -52,7 +61,12 @@ class InspectRequest:
         drawn = [name for name in self.written if name != "--html"]
         for name, value in (("--layers", self.layers), ("--span", self.span)):
             if value is not None and not drawn:
-                raise UserError(f"{name} is for pictures: add --png, --movie or --sheet")
+                page = "; the layers of a page are chosen in it" if self.written else ""
+                raise UserError(f"{name} is for --png, --movie and --sheet{page}")
+        if self.layer_names is not None:
+            from gopstream.jobs.inspection.pictures.layers import check_layers
+
+            check_layers(self.layer_names)
         if self.span is not None and self.span < 1:
             raise UserError(f"--span must be at least 1, got {self.span}")
         if self.diff is not None and self.written:
@@ -95,3 +109,19 @@ def refuse(options: Mapping[str, object], why: str) -> None:
     for name, value in options.items():
         if value is not None:
             raise UserError(f"{name} {why}")
+
+
+def heartbeat(target: str) -> Callable[[int], None]:
+    """Return a function that says now and then how much of a long video has been read."""
+    last = time.monotonic()
+    # Whoever waits at a short video waits for this.
+    note = "; the first look after an installation also compiles code"
+
+    def beat(num_frames: int) -> None:
+        nonlocal last, note
+        if (now := time.monotonic()) - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            say(f"{target}: {num_frames:,} frames looked through{note}")
+            note = ""
+
+    return beat

@@ -1,9 +1,11 @@
 """What ``info`` and ``demo`` print: a table for people, the same facts as JSON."""
 
 import io
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +19,10 @@ from gopstream.shards.layout import tar_name
 from gopstream.shards.storage import Storage
 from gopstream.shards.user_plane import user_planes
 
+_WIDTH: Final = 110
+"""Columns of what does not go to a terminal."""
+_LEAST_WIDTH: Final = 40
+
 
 class Summary(NamedTuple):
     """The same facts twice."""
@@ -26,12 +32,19 @@ class Summary(NamedTuple):
 
 
 def render(*parts: Table | str) -> str:
-    """Return tables and lines as plain text."""
-    console = Console(file=io.StringIO(), width=110, highlight=False)
+    """Return tables and lines as plain text, tables as wide as the terminal allows."""
+    console = Console(file=io.StringIO(), width=_columns(), highlight=False)
     for part in parts:
         console.print(part, markup=False, soft_wrap=isinstance(part, str))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().rstrip()
+
+
+def _columns() -> int:
+    if not sys.stdout.isatty():
+        return _WIDTH
+    # A terminal that does not know its size says 0.
+    return max(_LEAST_WIDTH, os.get_terminal_size(sys.stdout.fileno()).columns or _WIDTH)
 
 
 def fact_table(facts: Mapping[str, object]) -> Table:
@@ -42,6 +55,11 @@ def fact_table(facts: Mapping[str, object]) -> Table:
     for name, value in facts.items():
         table.add_row(name, str(value))
     return table
+
+
+def counted(number: int, unit: str) -> str:
+    """Return a number with its unit, which gets an s unless there is one: ``1 frame``."""
+    return f"{number:,} {unit}{'s' * (number != 1)}"
 
 
 def megabytes(num_bytes: float) -> str:

@@ -6,6 +6,7 @@ from cyclopts import Parameter
 
 from gopstream.jobs.command_options import StoreArguments
 from gopstream.jobs.errors import UserError
+from gopstream.jobs.inspect_request import heartbeat
 
 _STORE = StoreArguments()
 _PACKAGES = ("starlette", "uvicorn", "anyio", "h11")
@@ -19,6 +20,7 @@ def view(
     split: str | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
+    token: Annotated[bool, Parameter(negative="")] = False,
     browser: Annotated[bool, Parameter(negative="--no-browser")] = True,
     store: StoreArguments = _STORE,
 ) -> int:
@@ -43,6 +45,9 @@ def view(
         0.0.0.0 for all of this machine's, whoever has the link with its secret can.
     port
         To listen at; by default a free one.
+    token
+        Ask for the link's secret on this machine too. Use it where others have an account, as on a
+        cluster's login node: without it whoever is logged in there can look.
     browser
         Open the browser; the link is printed either way.
     """
@@ -63,6 +68,8 @@ def view(
         open_browser=browser,
         split=split,
         store=store.options(),
+        on_frames=heartbeat(target),
+        with_token=token,
         say=_say,
     )
     return 0

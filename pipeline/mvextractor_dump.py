@@ -161,22 +161,31 @@ def read_dump(folder: Path) -> Iterator[DumpedFrame]:
     pictures = _numbered_files(folder / _PICTURES, _PICTURE_NAME)
     kinds = _read_kinds(folder / _KINDS_FILE, num_frames=len(tables))
     for found, name, optional in (
-        (tables, f"{_VECTORS}/mvs-N.npy", False),
-        (pictures, f"{_PICTURES}/frame-N.jpg", True),
+        (tables, f"{_VECTORS}/mvs-{{}}.npy", False),
+        (pictures, f"{_PICTURES}/frame-{{}}.jpg", True),
     ):
         if optional and not found:
             continue
         gaps = [index for index in range(len(kinds)) if index not in found]
         extra = sorted(set(found) - set(range(len(kinds))))
         if gaps or extra:
+            faults = [_fault(name, gaps, "missing"), _fault(name, extra, "not of them")]
             raise BitstreamError(
-                f"{folder}: {_KINDS_FILE} has {len(kinds)} frames, but of {name} the numbers "
-                f"{gaps[:5]} are missing ({len(gaps)}) and {extra[:5]} too many ({len(extra)})"
+                f"{folder}: {_KINDS_FILE} has {len(kinds)} frames, but "
+                f"{' and '.join(filter(None, faults))}"
             )
     return (
         DumpedFrame(kind, _read_table(tables[index]), pictures.get(index))
         for index, kind in enumerate(kinds)
     )
+
+
+def _fault(name: str, numbers: list[int], what: str) -> str:
+    """Name the first of some files, such as ``mvs-189.npy is missing``; empty for none."""
+    if not numbers:
+        return ""
+    more = f" and {len(numbers) - 1} more are" if len(numbers) > 1 else " is"
+    return f"{name.format(numbers[0])}{more} {what}"
 
 
 def _numbered_files(folder: Path, pattern: re.Pattern[str]) -> dict[int, Path]:

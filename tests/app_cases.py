@@ -1,10 +1,13 @@
 """The app of ``gopstream view`` as a real server, and datasets of many samples to look at."""
 
+import atexit
 import contextlib
 import functools
+import shutil
 import socket
 import tempfile
 import threading
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +33,8 @@ from inspection_cases import HOSTILE_LABEL, make_video
 
 CLASSES = ("walk", HOSTILE_LABEL, "run")
 NUM_FRAMES = 4
+SAMPLES = 2000
+SECRET = "nobody else's business"
 
 _FACTS = {"settings": {"mode": "canonical"}, "attributes": {}, "source": {"name": "one.mp4"}}
 
@@ -48,6 +53,18 @@ def make_samples(folder, **splits):
     for split, sizes in splits.items():
         _make_split(storage, split, sizes)
     return folder / "shards"
+
+
+@functools.cache
+def large_dataset():
+    """A dataset with 2,000 samples in one shard of ``train``, two in ``val``, once for all tests.
+
+    Not to be written to. Next to it lies ``secret.txt``.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="gopstream-large-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "secret.txt").write_text(SECRET)
+    return make_samples(folder, train=[SAMPLES], val=[2])
 
 
 def _make_split(storage, split, sizes):
@@ -90,7 +107,7 @@ def _row(number):
         "frames": NUM_FRAMES,
         "stored_frames": NUM_FRAMES,
         "fps": 25.0,
-        "duration_seconds": NUM_FRAMES / 25,
+        "duration_seconds": None if number == 1 else NUM_FRAMES / 25,
         "width": 64,
         "height": 64,
         "codec": "h264",

@@ -43,11 +43,35 @@ def running_browser():
 
 @contextmanager
 def opened_page(browser, *, size=DESKTOP, dark=False, touch=False) -> Iterator:
-    """Open an empty page; at the end, nothing may have gone wrong in it.
+    """Give an empty page; at the end, nothing may have gone wrong in it.
 
     What its scripts threw, what its policy forbade and what it wrote to the console as an error
-    is in ``page.faults``, and makes the test fail.
+    is in ``page.faults``, and makes the test fail. The next test that asks for the same gets the
+    page again, emptied: a new one costs the browser a process.
     """
+    kept, kind = _kept_pages(browser), (size, dark, touch)
+    page = kept.pop(kind, None) or _new_page(browser, size=size, dark=dark, touch=touch)
+    page.faults.clear()
+    page.requested.clear()
+    try:
+        yield page
+        assert page.faults == []
+    except BaseException:
+        page.context.close()
+        raise
+    page.emulate_media(color_scheme="dark" if dark else "light")
+    page.goto("about:blank")
+    kept[kind] = page
+
+
+def _kept_pages(browser):
+    """Return the browser's emptied pages by their kind."""
+    if not hasattr(browser, "kept_pages"):
+        browser.kept_pages = {}
+    return browser.kept_pages
+
+
+def _new_page(browser, *, size, dark, touch):
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]},
         color_scheme="dark" if dark else "light",
@@ -60,11 +84,18 @@ def opened_page(browser, *, size=DESKTOP, dark=False, touch=False) -> Iterator:
     page.on("pageerror", lambda error: page.faults.append(f"thrown: {error}"))
     page.on("console", lambda said: said.type == "error" and page.faults.append(said.text))
     page.on("request", lambda request: page.requested.append(request.url))
-    try:
-        yield page
-        assert page.faults == []
-    finally:
-        context.close()
+    return page
+
+
+def go_to_frame(page, address, index=0):
+    """Open a page of a clip at a frame and wait until it is drawn."""
+    page.goto(f"{address}#frame={index}")
+    wait_for_frame(page, index)
+
+
+def wait_for_frame(page, index):
+    """Wait until the player has drawn a frame."""
+    page.wait_for_selector(f".player[data-frame='{index}'] .stage[data-drawn='{index}']")
 
 
 def keep_screenshot(page, name, *, whole=False):

@@ -6,10 +6,12 @@ known: those of a frame that is predicted from the one before are minus four tim
 
 from fractions import Fraction
 from pathlib import Path
+from unittest.mock import patch
 
 import av
 import numpy as np
 
+from gopstream.jobs import run_shards
 from gopstream.jobs.demo_videos import EncodingSettings, encode_h264
 from gopstream.jobs.extract_files import extract_to_folder
 from gopstream.jobs.preprocess import shard_folder
@@ -112,8 +114,7 @@ def make_dataset(folder, *, classes=("move", HOSTILE_LABEL), videos_per_class=2,
                     num_frames=num_frames,
                     name=f"{number:04d}",
                 )
-        choice = PlanChoice(videos_per_shard=2)
-        shard_folder(videos, folder / "shards", split=split, options=_canonical(), choice=choice)
+        shard_here(videos, folder / "shards", split=split, choice=PlanChoice(videos_per_shard=2))
     return folder / "shards"
 
 
@@ -121,7 +122,7 @@ def make_native_dataset(folder, *, b_frames=True):
     """Make a native dataset ``folder/shards`` of one unlabelled video, split ``train``."""
     folder = Path(folder)
     make_video(folder / "videos", b_frames=b_frames)
-    shard_folder(folder / "videos", folder / "shards", options=ExtractionOptions(mode="native"))
+    shard_here(folder / "videos", folder / "shards", options=ExtractionOptions(mode="native"))
     return folder / "shards"
 
 
@@ -130,8 +131,42 @@ def make_failed_dataset(folder):
     folder = Path(folder)
     make_video(folder / "videos", name="good")
     (folder / "videos" / "broken.mp4").write_bytes(b"no video at all" * 100)
-    shard_folder(folder / "videos", folder / "shards", options=_canonical())
+    shard_here(folder / "videos", folder / "shards")
     return folder / "shards"
+
+
+def shard_here(videos, out, *, options=None, **choices):
+    """Shard a folder as ``shard_folder`` does, in this process: starting workers takes seconds.
+
+    Args:
+        videos: The folder.
+        out: Of the dataset.
+        options: None for canonical ones of 64 pixels.
+        choices: Of ``shard_folder``.
+    """
+    with patch.object(run_shards, "run_tasks", _run_here):
+        shard_folder(videos, out, options=options or _canonical(), **choices)
+
+
+class _Listener:
+    """Hears what a worker tells its parent."""
+
+    def __init__(self, on_item):
+        self._on_item = on_item
+
+    def started(self, index):
+        pass
+
+    def beat(self):
+        pass
+
+    def finished(self, index, *, succeeded):
+        self._on_item(succeeded)
+
+
+def _run_here(tasks, work, *, workers, stall_seconds, on_item):
+    for task in tasks:
+        work(task, _Listener(on_item), {})
 
 
 def make_extract_folder(video, folder, *, options=None):

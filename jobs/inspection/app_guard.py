@@ -7,13 +7,15 @@ by sending requests (only GET, which changes nothing), not by showing the app in
 """
 
 import hashlib
+import html
+import ipaddress
 import secrets
 from http.cookies import CookieError, SimpleCookie
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 POLICY: Final = "; ".join(
@@ -39,7 +41,12 @@ HEADERS: Final = {
 }
 """Of every answer."""
 
-_LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
+_ENTRANCE: Final = """<!doctype html>
+<meta charset="utf-8">
+<meta http-equiv="refresh" content="0; url={place}">
+<title>gopstream view</title>
+<p><a href="{place}">Go on to the app</a></p>
+"""
 
 
 class Guard:
@@ -51,7 +58,7 @@ class Guard:
         Args:
             app: It.
             token: The secret; None where only this machine reaches the port: then requests must
-                name this machine as their host.
+                name this machine as their host, or its own address.
         """
         self._app = app
         self._token = token
@@ -82,8 +89,7 @@ class Guard:
             return refuse(405, "only GET is answered here")
         headers = Headers(scope=scope)
         if self._token is None:
-            host = headers.get("host", "")
-            if _without_port(host) not in _LOOPBACK:
+            if not is_loopback(_without_port(headers.get("host", ""))):
                 return refuse(
                     421,
                     "this app answers to 127.0.0.1 and localhost alone; to reach it by another "
@@ -97,10 +103,12 @@ class Guard:
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         given = [value for name, value in query if name == "token"]
         if given and self._is_token(given[-1]):
-            # The address with the secret in it is left at once: people share addresses.
+            # The address with the secret in it is left at once: people share addresses. By a page,
+            # since after a redirect browsers withhold a strict cookie from whoever came by a link
+            # in another page, such as a terminal in the browser. No path leads to another server.
             rest = urlencode([pair for pair in query if pair[0] != "token"])
-            path = "/" + scope["path"].lstrip("/")
-            answer = RedirectResponse(path + (f"?{rest}" if rest else ""), status_code=303)
+            place = html.escape("./" + (f"?{rest}" if rest else ""))
+            answer = HTMLResponse(_ENTRANCE.format(place=place))
             answer.set_cookie(self._cookie, self._token, httponly=True, samesite="strict", path="/")
             return answer
         cookies: SimpleCookie = SimpleCookie()
@@ -118,6 +126,14 @@ class Guard:
     def _is_token(self, text: str) -> bool:
         assert self._token is not None
         return secrets.compare_digest(text.encode(), self._token.encode())
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _without_port(host: str) -> str:

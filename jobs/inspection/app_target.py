@@ -10,7 +10,7 @@ from gopstream.jobs.errors import UserError
 from gopstream.jobs.inspection.app_clips import ClipKey, OpenClips
 from gopstream.jobs.inspection.catalogue import Catalogue
 from gopstream.jobs.inspection.inspected import InspectedClip
-from gopstream.jobs.inspection.open_target import open_clip, open_dataset, target_kind
+from gopstream.jobs.inspection.open_target import open_clip, open_dataset, shard_of, target_kind
 from gopstream.jobs.inspection.sample_clip import SampleClip
 from gopstream.pipeline.errors import StoreError
 from gopstream.pipeline.object_store import StoreOptions
@@ -204,8 +204,7 @@ class ViewedTarget:
         storage = open_storage(dataset.root, self._store or StoreOptions())
         table = read_shard_table(storage, dataset.split)
         rows = None
-        if self.kind == "shard":
-            name = self.target.rstrip("/").rsplit("/", 1)[-1].split(".")[0]
+        if (name := shard_of(self.target)) is not None:
             number = table.names.tolist().index(name.encode())
             rows = range(int(table.starts[number]), int(table.starts[number + 1]))
         catalogue = Catalogue(

@@ -17,8 +17,8 @@ import simplejpeg
 
 from gopstream.jobs.inspection.frame_statistics import frame_statistics, statistics_content
 from gopstream.jobs.inspection.inspected import ClipFacts, InspectedFrame, SignedResidual
+from gopstream.jobs.inspection.vector_table import COLUMN, vector_pixels
 from gopstream.pipeline.grid import BLOCK, QUARTER_PIXELS
-from gopstream.pipeline.mvextractor_backend import TABLE_COLUMNS
 
 VECTOR_COLUMNS: Final = ("source", "w", "h", "dst_x", "dst_y", "motion_x", "motion_y")
 """Of the decoder's vectors; ``motion_x`` and ``motion_y`` are in quarter pixels here."""
@@ -37,8 +37,9 @@ def clip_payload(facts: ClipFacts) -> dict[str, Any]:
 
     Returns:
         An object for JSON, without NaN. ``first`` and ``last`` are the frames that can be asked
-        for: here all. ``statistics`` is None: who knows those of all these frames puts the list
-        there, else the player fills its timeline as frames come.
+        for: here all. ``num_lists`` is how many reference lists have vectors. ``statistics`` is
+        None: who knows those of all these frames puts the list there, else the player fills its
+        timeline as frames come.
     """
     return {
         "name": facts.name,
@@ -50,14 +51,14 @@ def clip_payload(facts: ClipFacts) -> dict[str, Any]:
         "times": [_seconds(facts, index) for index in range(facts.num_frames)],
         "coded_size": list(facts.coded_size),
         "display_rect": list(facts.display_rect),
-        "num_lists": facts.num_lists,
+        "num_lists": lists_with_vectors(facts),
         "planes": sorted(facts.planes),
         "exactness": facts.exactness,
         "damaged_frames": list(facts.damaged_frames),
         "scene_cuts": list(facts.scene_cuts),
         "warnings": list(facts.warnings),
         "label": facts.label,
-        "stream": {str(name): _plain(value) for name, value in facts.stream.items()},
+        "stream": plain(facts.stream),
         "block": BLOCK,
         "residual_gain": RESIDUAL_GAIN,
         "statistics": None,
@@ -111,12 +112,9 @@ def player_vectors(vectors: npt.NDArray[np.int32]) -> npt.NDArray[np.int16]:
     Args:
         vectors: (K, 10) int32, columns as ``TABLE_COLUMNS``, with any ``motion_scale``.
     """
-    columns = {name: vectors[:, position] for position, name in enumerate(TABLE_COLUMNS)}
-    table = np.stack([columns[name] for name in VECTOR_COLUMNS], axis=1)
-    # Half-pixel codecs have scale 2. A dump can hold any number there; zero is no scale.
-    scale = np.maximum(columns["motion_scale"], 1)[:, None]
-    table[:, -2:] = np.rint(table[:, -2:] * (QUARTER_PIXELS / scale))
-    limits = np.iinfo(np.int16)
+    table = vectors[:, [COLUMN[name] for name in VECTOR_COLUMNS]].astype(np.float64)
+    table[:, -2:] = np.rint(QUARTER_PIXELS * vector_pixels(vectors))
+    limits = np.iinfo(np.int16)  # a dump can hold any numbers
     return np.clip(table, limits.min, limits.max).astype(np.int16)
 
 
@@ -135,6 +133,13 @@ def unpack_array(packed: Mapping[str, Any]) -> npt.NDArray[Any]:
     content = zlib.decompress(base64.b64decode(packed["data"]))
     dtype = np.dtype(packed["dtype"]).newbyteorder("<")
     return np.frombuffer(content, dtype).reshape(packed["shape"])
+
+
+def lists_with_vectors(facts: ClipFacts) -> int:
+    """Return how many lists have vectors: without B-frames, no frame looks into the future."""
+    if not facts.planes & {"motion", "vectors"}:
+        return 0
+    return facts.num_lists if set(facts.kinds) & set("B?") else 1
 
 
 def _signed_picture(frame: InspectedFrame, facts: ClipFacts) -> npt.NDArray[np.uint8] | None:
@@ -168,8 +173,8 @@ def _jpeg(picture: npt.NDArray[np.uint8]) -> str:
 
 
 def _seconds(facts: ClipFacts, index: int) -> float | None:
-    """Return the time of a frame; a dump has none, and its times count frames."""
-    return None if facts.source == "dump" else _number(float(facts.times[index]))
+    """Return the time of a frame, None where its number alone is known."""
+    return _number(float(facts.times[index])) if facts.has_times else None
 
 
 def _number(value: float) -> float | None:
@@ -177,14 +182,14 @@ def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """Return a fact as JSON holds it; what it cannot hold, as people read it."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
         return _number(value)
     if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items()}
+        return {str(name): plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     return str(value)

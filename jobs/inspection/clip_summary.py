@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from rich.table import Table
 
+from gopstream.jobs.inspection.clip_payload import lists_with_vectors, plain
 from gopstream.jobs.inspection.frame_statistics import (
     FrameStatistics,
     KindStatistics,
@@ -14,7 +15,7 @@ from gopstream.jobs.inspection.frame_statistics import (
     statistics_content,
 )
 from gopstream.jobs.inspection.inspected import ClipFacts, InspectedClip
-from gopstream.jobs.summaries import Summary, fact_table, render
+from gopstream.jobs.summaries import Summary, counted, fact_table, render
 from gopstream.pipeline.grid import QUARTER_PIXELS
 
 _SHOWN_LETTERS: Final = 32
@@ -30,6 +31,14 @@ _COMPASS: Final = (
     "up",
     "up right",
 )
+_TOLD_ELSEWHERE: Final = ("pictures_per_gop",)
+"""Facts of a stream that the table of the clip has, counted from what is shown."""
+_STREAMS: Final = {
+    "video": "stream",
+    "sample": "sample",
+    "folder": "extraction",
+    "dump": "dump",
+}
 _SOURCES: Final = {
     "video": "a video, as its decoder reads it",
     "sample": "a sample of a dataset",
@@ -80,7 +89,10 @@ def clip_summary(
     if len(shown) < facts.num_frames:
         told["looked at"] = f"frames {start} to {start + len(shown) - 1}"
     told["GOPs"] = _gop_text(content["gops"])
-    parts: list[Table | str] = [fact_table(told), "", _kind_table(kinds), *_residual_note(kinds)]
+    parts: list[Table | str] = [fact_table(told), ""]
+    if stream := _stream_rows(facts):
+        parts += [f"of the {_STREAMS[facts.source]}:", fact_table(stream), ""]
+    parts += [_kind_table(kinds, lists_with_vectors(facts)), *_residual_note(kinds)]
     return Summary(render(*parts), content)
 
 
@@ -102,13 +114,13 @@ def clip_content(facts: ClipFacts) -> dict[str, Any]:
         "scene_cuts": list(facts.scene_cuts),
         "warnings": list(facts.warnings),
         "label": facts.label,
-        "stream": {name: _plain(value) for name, value in facts.stream.items()},
+        "stream": plain(facts.stream),
     }
 
 
 def frames_per_second(facts: ClipFacts) -> float | None:
     """Return the mean rate by the time stamps; None where these are but frame numbers."""
-    if facts.num_frames < 2 or facts.source == "dump":
+    if facts.num_frames < 2 or not facts.has_times:
         return None
     seconds = float(facts.times[-1] - facts.times[0])
     return round((facts.num_frames - 1) / seconds, 3) if seconds > 0 else None
@@ -144,38 +156,33 @@ def _gop_text(content: Mapping[str, Any]) -> str:
     lengths = content["lengths"]
     if not lengths:
         return "none"
-    text = f"{len(lengths)}, {min(lengths)} / {int(np.median(lengths))} / {max(lengths)} frames"
+    spread = f"{min(lengths)} / {int(np.median(lengths))} / {max(lengths)}"
+    text = f"{counted(len(lengths), 'group')} of {spread} frames"
     lines = [f"{text} (shortest, median, longest)"]
     for entry in content["patterns"]:
         pattern = entry["pattern"]
         shown = pattern[:_SHOWN_LETTERS] + "..." * (len(pattern) > _SHOWN_LETTERS)
-        lines.append(f"{entry['count']} x {shown} ({len(pattern)} frames)")
+        lines.append(f"{entry['count']} x {shown} ({counted(len(pattern), 'frame')})")
     hidden = content["num_patterns"] - len(content["patterns"])
-    return "\n".join(lines + [f"and {hidden} other patterns"] * bool(hidden))
+    return "\n".join(lines + [f"and {counted(hidden, 'other pattern')}"] * bool(hidden))
 
 
 def _clip_rows(facts: ClipFacts) -> dict[str, str]:
     rate = frames_per_second(facts)
+    num_lists = lists_with_vectors(facts)
     whose = "the original stream" if facts.mode == "native" else "the canonical stream"
     x, y, width, height = facts.display_rect
     coded = "x".join(map(str, facts.coded_size))
     rows: dict[str, object] = {
         "clip": f"{facts.name}: {_SOURCES[facts.source]}",
-        "vectors of": f"{whose}, {facts.num_lists} reference list{'s' * (facts.num_lists > 1)}",
+        "vectors": f"of {whose}, {counted(num_lists, 'reference list')}" if num_lists else "none",
         "frames": f"{facts.num_frames}, {'time stamps unknown' if rate is None else f'{rate:g}/s'}",
         "picture": f"{width}x{height} at {x},{y} of the coded {coded}",
         "holds": ", ".join(sorted(facts.planes)) or "nothing",
-        "residual": facts.exactness,
+        "residual": _residual_text(facts),
     }
     if facts.label is not None:
         rows["label"] = facts.label
-    stream = {
-        name.replace("_", " "): ", ".join(map(str, value)) if isinstance(value, list) else value
-        for name, value in facts.stream.items()
-        if value != facts.name
-    }
-    if stream:
-        rows["stream"] = "; ".join(f"{name} {_word(value)}" for name, value in stream.items())
     for name, frames in (("damaged", facts.damaged_frames), ("cuts", facts.scene_cuts)):
         if frames:
             rows[name] = f"{len(frames)}: {_numbers(frames)}"
@@ -184,7 +191,27 @@ def _clip_rows(facts: ClipFacts) -> dict[str, str]:
     return {printable(name): printable(value) for name, value in rows.items()}
 
 
+def _residual_text(facts: ClipFacts) -> str:
+    """Answer in the first line whether there is one, and say why not in those below."""
+    if "residual" in facts.planes or facts.exactness == "exact":
+        return facts.exactness
+    if facts.source == "dump":
+        return f"none: {facts.exactness}"
+    answer = "none: it would not be exact; mode canonical of 'gopstream extract' or 'shard' has one"
+    return "\n".join([answer, *(f"- {reason}" for reason in facts.exactness.split("; "))])
+
+
+def _stream_rows(facts: ClipFacts) -> dict[str, str]:
+    return {
+        printable(name.replace("_", " ")): printable(_word(value))
+        for name, value in facts.stream.items()
+        if value != facts.name and name not in _TOLD_ELSEWHERE
+    }
+
+
 def _word(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return {"True": "yes", "False": "no"}.get(str(value), str(value))
 
 
@@ -193,13 +220,15 @@ def _numbers(frames: tuple[int, ...]) -> str:
     return f"{shown}, ..." if len(frames) > _SHOWN_FRAMES else shown
 
 
-def _kind_table(kinds: tuple[KindStatistics, ...]) -> Table:
+def _kind_table(kinds: tuple[KindStatistics, ...], num_lists: int) -> Table:
     table = Table("per frame of kind", *(row.kind for row in kinds))
     for column in table.columns[1:]:
         column.justify = "right"
     cells = [statistic_cells(row) for row in kinds]
     table.add_row("frames", *(str(row.frames) for row in kinds))
     for name in cells[0] if cells else ():
+        if "future" in name and num_lists < 2:
+            continue
         values = [cell[name] for cell in cells]
         if any(value != "-" for value in values):
             table.add_row(name, *values)
@@ -261,17 +290,10 @@ def frame_row(statistics: FrameStatistics, facts: ClipFacts) -> dict[str, Any]:
     """Return the numbers of a frame for JSON, with what the clip says of it."""
     index = statistics.index
     return statistics_content(statistics) | {
-        "seconds": round(float(facts.times[index]), 6),
+        "seconds": round(float(facts.times[index]), 6) if facts.has_times else None,
         "damaged": index in facts.damaged_frames,
         "scene_cut": index in facts.scene_cuts,
     }
-
-
-def _plain(value: object) -> object:
-    """Return a fact as JSON has it."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 def printable(text: object) -> str:

@@ -1,4 +1,4 @@
-"""Write a split of a dataset as one page that needs nothing else, not even a script.
+"""Write a split of a dataset, or a shard, as one page that needs nothing else, not even a script.
 
 Every text in it is of people who made videos, classes and file names: all of it goes through
 `_text`.
@@ -6,7 +6,8 @@ Every text in it is of people who made videos, classes and file names: all of it
 
 import base64
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from gopstream.shards.storage import Storage, as_storage
 
 SHOWN_SAMPLES: Final = 60
 SHOWN_FAILURES: Final = 200
+_SHOWN_VALUES: Final = 20
 
 _SPREADS: Final = (
     ("frames", "Frames", "{:,.4g}"),
@@ -43,14 +45,17 @@ def write_dataset_page(
     path: Path,
     *,
     storage: Storage | None = None,
+    shards: Collection[str] | None = None,
     num_samples: int = SHOWN_SAMPLES,
 ) -> None:
     """Write a page of what a split is made of, with pictures of some samples.
 
     Args:
-        dataset: The split.
+        dataset: The split, or shards of it.
         path: The file; it appears whole or not at all.
         storage: Where the dataset lies; None opens its place with the default options of a store.
+        shards: Names of the shards that the dataset has of the split; None for all. Failures are of
+            the whole split, and shown with all shards alone.
         num_samples: Samples that are shown, evenly spread over the split.
 
     Raises:
@@ -58,23 +63,22 @@ def write_dataset_page(
             shown with the reason.
     """
     storage = storage or as_storage(dataset.root)
-    content = dataset_summary(dataset, storage=storage).content
-    failures = search_failures(storage, dataset.split, FailureQuery(limit=SHOWN_FAILURES))
+    content = dataset_summary(dataset, storage=storage, shards=shards).content
     body = "\n".join(
         [
             '<main class="dataset">',
-            _header(content),
+            _header(content, shards),
             _classes(content),
             _histogram(content["mean_motion_pixels"], "Motion", "Mean length of vectors, pixels"),
             _histogram(content["frames"], "Lengths", "Frames of a sample"),
             _facts(content),
-            _failures(failures.reasons, failures.rows, total=failures.num_failures),
+            _failures(storage, dataset.split) if shards is None else "",
             _gallery(dataset, num_samples),
             "</main>",
         ]
     )
     page = page_html(
-        title=f"{content['dataset']}/{content['split']} - gopstream",
+        title=f"{content['dataset']}/{_place(content, shards)} - gopstream",
         body=body,
         style=read_static("player.css") + read_static("dataset.css"),
     )
@@ -95,12 +99,17 @@ def _note(text: str) -> str:
     return f'<p class="note">{_text(text)}</p>'
 
 
-def _header(content: Mapping[str, Any]) -> str:
-    failed = content["failed"]
-    tiles = [
-        ("Samples", f"{content['samples']:,}", ""),
-        ("Videos", f"{content['videos']:,}", ""),
-        ("Failed", f"{failed:,}", "bad" if failed else ""),
+def _place(content: Mapping[str, Any], shards: Collection[str] | None) -> str:
+    return "/".join([content["split"], *([] if shards is None else [", ".join(shards)])])
+
+
+def _header(content: Mapping[str, Any], shards: Collection[str] | None) -> str:
+    tiles = [("Samples", f"{content['samples']:,}", "")]
+    if shards is None:
+        failed = content["failed"]
+        tiles.append(("Videos", f"{content['videos']:,}", ""))
+        tiles.append(("Failed", f"{failed:,}", "bad" if failed else ""))
+    tiles += [
         ("Classes", f"{len(content['classes']):,}", ""),
         ("Shards", f"{content['shards']:,}", ""),
         ("Size", megabytes(content["bytes"]), ""),
@@ -111,7 +120,7 @@ def _header(content: Mapping[str, Any]) -> str:
     )
     name = str(content["dataset"]).rstrip("/").rpartition("/")[2]
     return (
-        f"<header><h1>{_text(name)} / {_text(content['split'])}</h1>"
+        f"<header><h1>{_text(name)} / {_text(_place(content, shards).replace('/', ' / '))}</h1>"
         f"<p>{_text(content['dataset'])}</p>"
         f"<p>{_text(', '.join(content['planes']))}; {_text(content['mode'])} vectors</p>"
         f'<dl class="tiles">{shown}</dl></header>'
@@ -143,12 +152,17 @@ def _histogram(spread: Mapping[str, Any], title: str, note: str) -> str:
 def _facts(content: Mapping[str, Any]) -> str:
     rows = [(title, _spread(content[name], form)) for name, title, form in _SPREADS]
     for name, title in _COUNTS:
-        counts = (f"{value}: {count:,}" for value, count in content[name].items())
-        rows.append((title, "; ".join(counts)))
+        rows.append((title, _counts(content[name])))
     rows.append(("Damaged frames", f"in {content['damaged_samples']:,} samples"))
     rows.append(("Scene cuts", f"in {content['cut_samples']:,} samples"))
     shown = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in rows)
     return _panel("Samples", f'<dl class="facts">{shown}</dl>')
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    shown = [f"{value}: {count:,}" for value, count in islice(counts.items(), _SHOWN_VALUES)]
+    rest = len(counts) - len(shown)
+    return "; ".join(shown + [f"and {rest:,} more"] * bool(rest))
 
 
 def _spread(spread: Mapping[str, Any], form: str = "{:,.4g}") -> str:
@@ -159,9 +173,9 @@ def _spread(spread: Mapping[str, Any], form: str = "{:,.4g}") -> str:
     return low if low == high else f"{low} to {high}, median {middle}"
 
 
-def _failures(
-    reasons: Sequence[tuple[str, int]], rows: Sequence[Mapping[str, str]], *, total: int
-) -> str:
+def _failures(storage: Storage, split: str) -> str:
+    found = search_failures(storage, split, FailureQuery(limit=SHOWN_FAILURES))
+    rows, total = found.rows, found.num_failures
     if not total:
         return _panel("Failures", _note("No video failed."), css="wide")
     cells = "".join(
@@ -174,7 +188,7 @@ def _failures(
         f"</thead><tbody>{cells}</tbody></table></div>"
     )
     rest = _note(f"The first {len(rows):,} of {total:,}.") if len(rows) < total else ""
-    return _panel("Failures", _bars(reasons, "Failures by reason"), table, rest, css="wide")
+    return _panel("Failures", _bars(found.reasons, "Failures by reason"), table, rest, css="wide")
 
 
 def _bars(rows: Sequence[tuple[str, int]], caption: str) -> str:

@@ -17,7 +17,8 @@ from rich.table import Table
 from gopstream.jobs.inspection.app_failures import FailureQuery, search_failures
 from gopstream.jobs.inspection.catalogue import MOTION_EDGES
 from gopstream.jobs.inspection.clip_summary import printable
-from gopstream.jobs.summaries import Summary, fact_table, megabytes, render
+from gopstream.jobs.inspection.sample_clip import codec_name
+from gopstream.jobs.summaries import Summary, counted, fact_table, megabytes, render
 from gopstream.shards.errors import ShardError
 from gopstream.shards.reader import ShardDataset
 from gopstream.shards.sample_table import read_samples
@@ -33,6 +34,7 @@ _NUMBERS: Final = (
     "scene_cuts",
 )
 _COLUMNS: Final = (*_NUMBERS, "label", "shard", "fps", "width", "height", "codec", "exactness")
+_HISTOGRAMS: Final = {"frames": "frames", "mean_motion_pixels": "mean length of vectors, px"}
 _NUM_BINS: Final = 10
 _BAR: Final = 40
 _SHOWN_CLASSES: Final = 20
@@ -64,7 +66,7 @@ class _Columns:
         self.rates.update(f"{rate or 0:.3f}".rstrip("0").rstrip(".") for rate in rows["fps"])
         sizes = zip(rows["width"], rows["height"], strict=True)
         self.sizes.update(f"{width}x{height}" for width, height in sizes)
-        self.codecs.update(map(str, rows["codec"]))
+        self.codecs.update(codec_name(str(codec)) for codec in rows["codec"])
         self.exactness.update(map(str, rows["exactness"]))
         self.num_samples += len(rows["label"])
 
@@ -85,7 +87,7 @@ def dataset_summary(
         dataset: The split.
         storage: Where it lies; None opens its place with the default options of a store.
         shards: Names of the shards whose samples count; None for all. Failures are of the whole
-            split and told with all shards alone.
+            split, and told with all shards, or where these have no sample.
 
     Returns:
         For JSON: ``samples``, ``videos``, ``failed``, ``shards``, ``bytes``, ``planes``;
@@ -102,9 +104,9 @@ def dataset_summary(
     storage = storage or as_storage(dataset.root)
     columns = _read_columns(storage, dataset.split, shards)
     content = _content(dataset, columns, shards)
-    if shards is None:
+    if shards is None or not columns.num_samples:
         content["failures"] = _failures(storage, dataset.split)
-    return Summary(_text(content), content)
+    return Summary(_text(content, shards), content)
 
 
 def _read_columns(storage: Storage, split: str, shards: Collection[str] | None) -> _Columns:
@@ -146,7 +148,7 @@ def _content(
     }
     for name in ("duration_seconds", "predicted_share", "zero_residual_share"):
         content[name] = distribution(columns.values(name))
-    if shards is None:
+    if shards is None or not columns.num_samples:
         content |= {"videos": manifest.num_videos, "failed": manifest.num_failures}
     return content
 
@@ -203,29 +205,42 @@ def _failures(storage: Storage, split: str) -> dict[str, Any]:
     return {"reasons": dict(page.reasons), "rows": page.rows}
 
 
-def _text(content: Mapping[str, Any]) -> str:
-    parts: list[Table | str] = [fact_table(_rows(content))]
-    for name, unit in (("frames", "frames"), ("mean_motion_pixels", "mean length of vectors, px")):
-        parts += ["", _histogram_table(content[name]["histogram"], unit)]
-    if content["classes"]:
-        parts += ["", _class_table(content["classes"])]
+def _text(content: Mapping[str, Any], shards: Collection[str] | None) -> str:
+    told = _rows(content) if content["samples"] else _empty_rows(content, shards)
+    parts: list[Table | str] = [fact_table({name: printable(told[name]) for name in told})]
+    if content["samples"]:
+        for name, unit in _HISTOGRAMS.items():
+            parts += ["", _histogram_table(content[name]["histogram"], unit)]
+        if content["classes"]:
+            parts += ["", _class_table(content["classes"])]
     failures = content.get("failures")
     if failures is not None and failures["reasons"]:
         parts += ["", _failure_table(failures["reasons"])]
         parts += [
-            f"failed: {printable(row['source'])}: {row['stage']}: {printable(row['message'])}"
+            printable(f"failed: {row['source']}: {row['stage']}: {row['message']}")
             for row in failures["rows"]
         ]
     return render(*parts)
 
 
+def _empty_rows(content: Mapping[str, Any], shards: Collection[str] | None) -> dict[str, object]:
+    """Say what there is to say of shards without a sample."""
+    place = "/".join([content["dataset"], content["split"], *(sorted(shards or ()))])
+    of_all = f"{content['failed']:,} of {counted(content['videos'], 'video')} failed"
+    return {
+        "split" if shards is None else "shard": place,
+        "samples": "none",
+        "failed": of_all if shards is None else f"of the split {content['split']}, {of_all}",
+    }
+
+
 def _rows(content: Mapping[str, Any]) -> dict[str, object]:
-    counted = f"{content['samples']:,} in {content['shards']:,} shards"
+    numbers = f"{content['samples']:,} in {counted(content['shards'], 'shard')}"
     if "videos" in content:
-        counted += f", of {content['videos']:,} videos; {content['failed']:,} failed"
+        numbers += f", of {counted(content['videos'], 'video')}; {content['failed']:,} failed"
     rows: dict[str, object] = {
-        "split": f"{printable(content['dataset'])}/{content['split']}",
-        "samples": f"{counted}; {megabytes(content['bytes'])}",
+        "split": f"{content['dataset']}/{content['split']}",
+        "samples": f"{numbers}; {megabytes(content['bytes'])}",
         "planes": f"{', '.join(content['planes'])}; {content['mode']} mode",
         "frames": _spread(content["frames"]),
         "seconds": _spread(content["duration_seconds"]),
@@ -234,10 +249,10 @@ def _rows(content: Mapping[str, Any]) -> dict[str, object]:
         "source codecs": _counts(content["codecs"]),
         "residual": _counts(content["exactness"]),
         "vectors' mean length": _spread(content["mean_motion_pixels"], unit=" px"),
-        "predicted share": _spread(content["predicted_share"]),
-        "zero residual share": _spread(content["zero_residual_share"]),
-        "damaged frames": f"in {content['damaged_samples']:,} samples",
-        "scene cuts": f"in {content['cut_samples']:,} samples",
+        "blocks predicted": _spread(content["predicted_share"], show="{:.1%}"),
+        "residual is zero": _spread(content["zero_residual_share"], show="{:.1%}"),
+        "damaged frames": f"in {counted(content['damaged_samples'], 'sample')}",
+        "scene cuts": f"in {counted(content['cut_samples'], 'sample')}",
     }
     if content["classes"]:
         sizes = np.array(list(content["classes"].values()))
@@ -246,19 +261,19 @@ def _rows(content: Mapping[str, Any]) -> dict[str, object]:
             f"samples (smallest, median, largest), {np.count_nonzero(sizes == 0):,} empty"
         )
     if content["unlabelled"]:
-        rows["without a label"] = f"{content['unlabelled']:,} samples"
+        rows["without a label"] = counted(content["unlabelled"], "sample")
     return rows
 
 
-def _spread(values: Mapping[str, float | None], *, unit: str = "") -> str:
+def _spread(values: Mapping[str, float | None], *, show: str = "{:,g}", unit: str = "") -> str:
     if not values["known"]:
         return "not known of any sample"
-    low, middle, high = (values[name] for name in ("minimum", "median", "maximum"))
-    return f"{low:,g} / {middle:,g} / {high:,g}{unit} (least, median, most)"
+    shown = (show.format(values[name]) for name in ("minimum", "median", "maximum"))
+    return f"{' / '.join(shown)}{unit} (least, median, most)"
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    shown = [f"{printable(value)} ({count:,})" for value, count in counts.items()]
+    shown = [f"{value} ({count:,})" for value, count in counts.items()]
     return ", ".join(shown[:_SHOWN_VALUES] + ["..."] * (len(shown) > _SHOWN_VALUES)) or "none"
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.inspection.clip_summary import printable
 from gopstream.jobs.inspection.inspected import ClipFacts, InspectedClip, InspectedFrame
-from gopstream.jobs.summaries import fact_table, render
+from gopstream.jobs.summaries import counted, fact_table, render
 from gopstream.pipeline.grid import QUARTER_PIXELS, BlockMotion
 from gopstream.pipeline.mvextractor_backend import TABLE_COLUMNS
 
@@ -93,18 +93,20 @@ def compare_clips(
     *,
     start: int = 0,
     stop: int | None = None,
+    names: tuple[str, str] | None = None,
     on_frame: Callable[[], None] = lambda: None,
 ) -> Difference:
     """Read two clips side by side and compare their frames of the same number.
 
-    A different number of frames, or another size of the coded picture, is a difference; a dump
-    does not know the size.
+    A different number of frames is a difference. So is another size of the coded picture, which
+    a dump does not know; then no frames are compared.
 
     Args:
         one: Any source.
         other: Any source.
         start: First frame to compare.
         stop: One behind the last; None for the end of either clip.
+        names: What the text calls the sources; None for the names of the clips.
         on_frame: Called after each pair of frames.
 
     Raises:
@@ -116,17 +118,18 @@ def compare_clips(
     ends = [min(clip.num_frames, clip.num_frames if stop is None else stop) for clip in facts]
     last = min(ends)
     comparison = _Comparison()
-    for pair in zip(one.frames(start, last), other.frames(start, last), strict=True):
-        comparison.add(*pair)
-        on_frame()
-    if not any(comparison.compared.values()):
+    sizes_differ = "dump" not in (facts[0].source, facts[1].source) and (
+        facts[0].coded_size != facts[1].coded_size
+    )
+    if not sizes_differ:
+        for pair in zip(one.frames(start, last), other.frames(start, last), strict=True):
+            comparison.add(*pair)
+            on_frame()
+    if not (sizes_differ or any(comparison.compared.values())):
         raise UserError(
             f"{facts[0].name} and {facts[1].name} have nothing in common that can be compared: "
             f"{_planes(facts[0])} and {_planes(facts[1])}"
         )
-    sizes_differ = "dump" not in (facts[0].source, facts[1].source) and (
-        facts[0].coded_size != facts[1].coded_size
-    )
     is_equal = not comparison.differing and ends[0] == ends[1] and not sizes_differ
     content = _content(facts, comparison) | {
         "equal": is_equal,
@@ -135,7 +138,18 @@ def compare_clips(
         "coded_sizes": [list(clip.coded_size) for clip in facts],
     }
     frames = tuple(found.index for found in comparison.differing)
-    text = _text(facts, comparison, content=content, sizes_differ=sizes_differ)
+    sides = names or (facts[0].name, facts[1].name)
+    rows = {
+        side: printable(f"{name}: {_side(clip, num_frames)}")
+        for side, name, clip, num_frames in zip(
+            ("one", "other"), sides, facts, content["frames"], strict=True
+        )
+    }
+    if sizes_differ:
+        text = _other_size(rows, content)
+    else:
+        rows["compared"] = _compared(facts, comparison)
+        text = _text(rows, comparison, content=content)
     return Difference(is_equal, frames, text, content)
 
 
@@ -268,34 +282,26 @@ def _notes(facts: tuple[ClipFacts, ClipFacts]) -> list[str]:
     return notes
 
 
-def _text(
-    facts: tuple[ClipFacts, ClipFacts],
-    comparison: _Comparison,
-    *,
-    content: dict[str, Any],
-    sizes_differ: bool,
-) -> str:
-    names = [printable(clip.name) for clip in facts]
-    parts: list[Table | str] = [
-        fact_table(
-            {
-                "one": f"{names[0]}: {_side(facts[0], content['frames'][0])}",
-                "other": f"{names[1]}: {_side(facts[1], content['frames'][1])}",
-                "compared": _compared(facts, comparison),
-            }
-        )
-    ]
+def _other_size(rows: dict[str, str], content: dict[str, Any]) -> str:
+    sizes = ["x".join(map(str, size)) for size in content["coded_sizes"]]
+    return render(
+        fact_table(rows),
+        *(f"note: {note}" for note in content["notes"]),
+        f"sizes of the coded picture differ: {sizes[0]} and {sizes[1]}; their frames were not "
+        "compared",
+    )
+
+
+def _text(rows: dict[str, str], comparison: _Comparison, *, content: dict[str, Any]) -> str:
+    parts: list[Table | str] = [fact_table(rows)]
     parts += [f"note: {note}" for note in content["notes"]]
     if content["frames"][0] != content["frames"][1]:
         parts.append(
             f"numbers of frames differ: {content['frames'][0]:,} and {content['frames'][1]:,}"
         )
-    if sizes_differ:
-        sizes = ["x".join(map(str, size)) for size in content["coded_sizes"]]
-        parts.append(f"sizes of the coded picture differ: {sizes[0]} and {sizes[1]}")
     if not comparison.differing:
         number = comparison.num_frames
-        parts.append(f"no difference in {number:,} frame{'s' * (number != 1)}")
+        parts.append(f"no difference in {counted(number, 'frame')}")
         return render(*parts)
     found = comparison.differing
     parts += [
@@ -310,7 +316,7 @@ def _text(
 
 
 def _side(facts: ClipFacts, num_frames: int) -> str:
-    return f"{facts.source}, {facts.mode}, {num_frames:,} frames with {_planes(facts)}"
+    return f"{facts.source}, {facts.mode}, {counted(num_frames, 'frame')} with {_planes(facts)}"
 
 
 def _compared(facts: tuple[ClipFacts, ClipFacts], comparison: _Comparison) -> str:
@@ -320,7 +326,7 @@ def _compared(facts: tuple[ClipFacts, ClipFacts], comparison: _Comparison) -> st
         if count:
             vectors = " and ".join(f"{number:,}" for number in comparison.num_vectors)
             what = f" ({vectors} vectors)" if aspect == "vectors" else ""
-            lines.append(f"{aspect} of {count:,} frames{what}")
+            lines.append(f"{aspect} of {counted(count, 'frame')}{what}")
             continue
         if aspect == "kinds":
             lines.append("not kinds: a dump does not know them")

@@ -17,18 +17,17 @@ import simplejpeg
 
 from gopstream.jobs.inspection.frame_range import frame_range
 from gopstream.jobs.inspection.inspected import ClipFacts, InspectedFrame
+from gopstream.jobs.inspection.vector_table import COLUMN, MACROBLOCK, whole_macroblocks
 from gopstream.pipeline.errors import BitstreamError
 from gopstream.pipeline.grid import BlockMotion
 from gopstream.pipeline.jpeg import decode_frame
 from gopstream.pipeline.motion import rasterise_vectors
-from gopstream.pipeline.mvextractor_backend import TABLE_COLUMNS, records_from_table
+from gopstream.pipeline.mvextractor_backend import records_from_table
 from gopstream.pipeline.mvextractor_dump import read_dump
 from gopstream.pipeline.options import FRAMES_PER_BEAT
 
 # AVPictureType: switching pictures and sprites count as what they are coded like.
 _KINDS: Final = {"S": "P", "i": "I", "p": "P", "b": "B"}
-_SOURCE: Final = TABLE_COLUMNS.index("source")
-_MACROBLOCK: Final = 16
 _LARGEST_SIDE: Final = 16384
 
 Size = tuple[int, int]
@@ -53,7 +52,7 @@ class DumpClip:
         survey = _survey(folder, on_frames or (lambda count: None))
         shown = survey.picture_size or (0, 0)
         width, height = (
-            max(_MACROBLOCK, _whole(side), _whole(reach))
+            max(MACROBLOCK, whole_macroblocks(side), whole_macroblocks(reach))
             for side, reach in zip(shown, survey.reach, strict=True)
         )
         self.facts = ClipFacts(
@@ -62,6 +61,7 @@ class DumpClip:
             mode="native",
             kinds="".join(survey.kinds),
             times=np.arange(len(survey.kinds), dtype=np.float64),
+            has_times=False,
             coded_size=(width, height),
             display_rect=(0, 0, *(survey.picture_size or (width, height))),
             num_lists=survey.num_lists,
@@ -140,10 +140,11 @@ def _survey(folder: Path, on_frames: Callable[[int], None]) -> _Survey:
             path = frame.picture_path
             survey.picture_size = _jpeg_size(path.read_bytes(), path)
         survey.kinds.append(_KINDS.get(frame.kind, frame.kind))
-        if len(frame.vectors) and frame.vectors[:, _SOURCE].max() >= 0:
+        if len(frame.vectors) and frame.vectors[:, COLUMN["source"]].max() >= 0:
             survey.num_lists = 2
+        _check_sizes(frame.vectors, f"{folder}: frame {index}")
         reach = _reach(frame.vectors)
-        size = _whole(reach[0]), _whole(reach[1])
+        size = whole_macroblocks(reach[0]), whole_macroblocks(reach[1])
         if max(size) > _LARGEST_SIDE:
             raise BitstreamError(
                 f"{folder}: a block of frame {index} ends at {reach}, which no picture reaches"
@@ -159,9 +160,20 @@ def _survey(folder: Path, on_frames: Callable[[int], None]) -> _Survey:
     return survey
 
 
+def _check_sizes(table: npt.NDArray[np.int32], where: str) -> None:
+    """Refuse blocks that no decoder exports: what counts or outlines them relies on their size."""
+    sizes = table[:, [COLUMN["w"], COLUMN["h"]]]
+    is_wrong = ((sizes < 1) | (sizes > MACROBLOCK)).any(axis=1)
+    if is_wrong.any():
+        width, height = sizes[is_wrong.argmax()].tolist()
+        raise BitstreamError(
+            f"{where}: a block of {width} x {height} pixels; expected sides of 1 to {MACROBLOCK}"
+        )
+
+
 def _reach(table: npt.NDArray[np.int32]) -> Size:
     """Return where the blocks of a (K, 10) table end, 0 without blocks."""
-    column = {name: table[:, number].astype(np.int64) for number, name in enumerate(TABLE_COLUMNS)}
+    column = {name: table[:, number].astype(np.int64) for name, number in COLUMN.items()}
     ends = (column["dst_x"] + column["w"] // 2, column["dst_y"] + column["h"] // 2)
     return int(ends[0].max(initial=0)), int(ends[1].max(initial=0))
 
@@ -188,8 +200,3 @@ def _jpeg_size(encoded: bytes, path: Path) -> Size:
     if max(width, height) > _LARGEST_SIDE:
         raise BitstreamError(f"{path}: a picture of {width}x{height} is too large for a video")
     return int(width), int(height)
-
-
-def _whole(side: int) -> int:
-    """Round a side up to whole macroblocks."""
-    return -(-side // _MACROBLOCK) * _MACROBLOCK

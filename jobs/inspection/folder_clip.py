@@ -38,7 +38,7 @@ class FolderClip:
         try:
             self.facts = _read_facts(folder, content)
             self._stored = _stored_frames(content, num_frames=self.facts.num_frames)
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             if isinstance(error, BitstreamError):
                 raise
             raise BitstreamError(
@@ -107,15 +107,22 @@ def _read_facts(folder: Path, content: dict[str, Any]) -> ClipFacts:
         planes.add("residual")
     times = _open_array(folder, "pts", (len(kinds),), dtype="<i8")
     numerator, denominator = map(int, content["time_base"])
-    rect = content["display_rect"]
+    coded_size = _pair(content["coded_size"])
+    x, y, width, height = map(int, content["display_rect"])
+    if (
+        min(x, y, width - 1, height - 1) < 0
+        or x + width > coded_size[0]
+        or y + height > coded_size[1]
+    ):
+        raise ValueError(f"display_rect {content['display_rect']} outside of {coded_size}")
     return ClipFacts(
         name=str(content["video"]),
         source="folder",
         mode=content["mode"],
         kinds=kinds,
         times=times * (numerator / denominator),
-        coded_size=_pair(content["coded_size"]),
-        display_rect=(*_pair(rect[:2]), *_pair(rect[2:])),
+        coded_size=coded_size,
+        display_rect=(x, y, width, height),
         num_lists=_num_lists(folder),
         planes=frozenset(planes),
         exactness=str(content["exactness"]),

@@ -16,17 +16,23 @@ import numpy as np
 import numpy.typing as npt
 
 from gopstream.jobs.inspection.inspected import InspectedFrame
+from gopstream.jobs.inspection.vector_table import (
+    COLUMN,
+    LIST_SIGNS,
+    MACROBLOCK,
+    is_past,
+    vector_pixels,
+)
 from gopstream.pipeline.grid import BLOCK, QUARTER_PIXELS, BlockMotion
-from gopstream.pipeline.mvextractor_backend import TABLE_COLUMNS
 
 KIND_ORDER: Final = "IPB?"
 """In which order kinds of frames are told."""
 
-_MACROBLOCK: Final = 16
 _BIN: Final = 1 / 16
 """Width of the bins in pixels by which the lengths of many frames are counted."""
+_MOST_BINS: Final = 1 << 18
+"""Twice the longest vector of the grid; a dump's table may hold longer ones."""
 _DIGITS: Final = 4
-_COLUMN: Final = {name: index for index, name in enumerate(TABLE_COLUMNS)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,16 +154,14 @@ def _movements(frame: InspectedFrame) -> npt.NDArray[np.float64]:
     if frame.motion is not None:
         parts = [
             sign * frame.motion.motion[number][frame.motion.coverage[number] == 1]
-            for number, sign in enumerate((-1, 1)[: len(frame.motion.motion)])
+            for number, sign in enumerate(LIST_SIGNS[: len(frame.motion.motion)])
         ]
         return np.concatenate(parts).astype(np.float64) / QUARTER_PIXELS
     if frame.vectors is None:
         return np.zeros((0, 2))
-    table = frame.vectors.astype(np.float64)
-    vectors = table[:, [_COLUMN["motion_x"], _COLUMN["motion_y"]]]
-    pixels = vectors / np.maximum(table[:, _COLUMN["motion_scale"], None], 1)
-    moves = pixels * np.where(table[:, _COLUMN["source"], None] < 0, -1, 1)
-    areas = frame.vectors[:, _COLUMN["w"]] * frame.vectors[:, _COLUMN["h"]]
+    signs = np.where(is_past(frame.vectors), *LIST_SIGNS)
+    moves = vector_pixels(frame.vectors) * signs[:, None]
+    areas = frame.vectors[:, COLUMN["w"]] * frame.vectors[:, COLUMN["h"]]
     return np.repeat(moves, areas // BLOCK**2, axis=0)
 
 
@@ -186,7 +190,7 @@ def _measure(frame: InspectedFrame, movements: npt.NDArray[np.float64]) -> Frame
 def _sources(frame: InspectedFrame) -> tuple[int | None, int | None]:
     if frame.vectors is None:
         return None, None
-    past = int(np.count_nonzero(frame.vectors[:, _COLUMN["source"]] < 0))
+    past = int(np.count_nonzero(is_past(frame.vectors)))
     return past, len(frame.vectors) - past
 
 
@@ -218,7 +222,7 @@ def _residual(frame: InspectedFrame) -> Mapping[str, float | None]:
     blocks = _block_sums(absolute, BLOCK)
     if is_covered.any():
         measured["predicted_energy"] = float(blocks[is_covered].mean()) / BLOCK**2
-    side = _MACROBLOCK // BLOCK
+    side = MACROBLOCK // BLOCK
     is_predicted = _block_sums(is_covered.astype(np.int64), side) == side**2
     if is_predicted.any():
         chroma = np.abs(frame.residual.cb) + np.abs(frame.residual.cr)
@@ -254,7 +258,8 @@ class _Lengths:
         lengths = np.hypot(movements[:, 0], movements[:, 1])
         if not len(lengths):
             return
-        counts = np.bincount(np.rint(lengths / _BIN).astype(np.int64), minlength=len(self._counts))
+        bins = np.minimum(np.rint(lengths / _BIN), _MOST_BINS).astype(np.int64)
+        counts = np.bincount(bins, minlength=len(self._counts))
         counts[: len(self._counts)] += self._counts
         self._counts = counts
         self._sums += movements.sum(axis=0)

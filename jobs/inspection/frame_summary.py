@@ -15,9 +15,9 @@ from gopstream.jobs.inspection.clip_summary import (
 )
 from gopstream.jobs.inspection.frame_statistics import FrameStatistics, frame_statistics
 from gopstream.jobs.inspection.inspected import InspectedClip, InspectedFrame
+from gopstream.jobs.inspection.vector_table import COLUMN, LIST_SIGNS, vector_pixels
 from gopstream.jobs.summaries import Summary, fact_table, render
 from gopstream.pipeline.grid import BLOCK, QUARTER_PIXELS
-from gopstream.pipeline.mvextractor_backend import TABLE_COLUMNS
 
 _SHOWN_VECTORS: Final = 10
 
@@ -49,7 +49,7 @@ def frame_summary(clip: InspectedClip, index: int) -> Summary:
     }
     rows: dict[str, object] = {
         "clip": printable(facts.name),
-        "frame": f"{index} of 0 to {facts.num_frames - 1}, at {content['seconds']:.3f} s",
+        "frame": f"{index} of 0 to {facts.num_frames - 1}, {_moment(content['seconds'])}",
         "kind": f"{frame.kind}, frame {content['place_in_gop']} of GOP {number}",
     }
     rows |= {name: "yes" for name in ("damaged", "scene_cut") if content[name]}
@@ -60,6 +60,10 @@ def frame_summary(clip: InspectedClip, index: int) -> Summary:
     if vectors:
         parts += ["", _vector_table(vectors)]
     return Summary(render(*parts), content)
+
+
+def _moment(seconds: float | None) -> str:
+    return "time unknown" if seconds is None else f"at {seconds:.3f} s"
 
 
 def _told(statistics: FrameStatistics) -> dict[str, str]:
@@ -77,8 +81,7 @@ def partition_sizes(frame: InspectedFrame) -> dict[str, int]:
     """Return how many vectors have each size of a block, such as ``{"16x16": 40}``."""
     if frame.vectors is None:
         return {}
-    width, height = (TABLE_COLUMNS.index(name) for name in ("w", "h"))
-    sizes = Counter(f"{w}x{h}" for w, h in frame.vectors[:, [width, height]].tolist())
+    sizes = Counter(f"{w}x{h}" for w, h in frame.vectors[:, [COLUMN["w"], COLUMN["h"]]].tolist())
     return dict(sizes.most_common())
 
 
@@ -87,7 +90,8 @@ def largest_vectors(
 ) -> list[dict[str, float | str]]:
     """Return the longest vectors of a frame, the longest first, of equals the upper left one.
 
-    Of the decoder's own where there are any, else of the blocks of the grid.
+    Without those of no length. Of the decoder's own where there are any, else of the blocks of
+    the grid.
 
     Returns:
         For each ``x``, ``y`` of the block's upper left corner and ``width``, ``height`` in pixels
@@ -95,6 +99,7 @@ def largest_vectors(
         ``length`` in pixels.
     """
     table = _grid_table(frame) if frame.vectors is None else _vector_rows(frame)
+    table = table[table[:, 5:].any(axis=1)]
     lengths = np.hypot(table[:, 5], table[:, 6])
     order = np.lexsort((table[:, 0], table[:, 1], -lengths))[:number]
     names = ("x", "y", "width", "height")
@@ -113,8 +118,7 @@ def largest_vectors(
 def _vector_rows(frame: InspectedFrame) -> npt.NDArray[np.float64]:
     """Return (K, 7) x, y, width, height, source, dx, dy of the decoder's own vectors."""
     assert frame.vectors is not None
-    columns = dict(zip(TABLE_COLUMNS, frame.vectors.T.astype(np.float64), strict=True))
-    scale = np.maximum(columns["motion_scale"], 1)
+    columns = {name: frame.vectors[:, number].astype(np.float64) for name, number in COLUMN.items()}
     return np.stack(
         [
             columns["dst_x"] - columns["w"] // 2,
@@ -122,8 +126,7 @@ def _vector_rows(frame: InspectedFrame) -> npt.NDArray[np.float64]:
             columns["w"],
             columns["h"],
             columns["source"],
-            columns["motion_x"] / scale,
-            columns["motion_y"] / scale,
+            *vector_pixels(frame.vectors).T,
         ],
         axis=1,
     )
@@ -136,7 +139,7 @@ def _grid_table(frame: InspectedFrame) -> npt.NDArray[np.float64]:
     number, row, column = np.nonzero(frame.motion.coverage == 1)
     side = np.full(len(row), BLOCK)
     vectors = frame.motion.motion[number, row, column] / QUARTER_PIXELS
-    rows = [column * BLOCK, row * BLOCK, side, side, 2 * number - 1, *vectors.T]
+    rows = [column * BLOCK, row * BLOCK, side, side, np.array(LIST_SIGNS)[number], *vectors.T]
     return np.stack(rows, axis=1).astype(np.float64)
 
 

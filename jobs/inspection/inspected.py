@@ -9,7 +9,7 @@ Dimensions: T frames, L reference lists, Hc x Wc pixels of the upright coded pic
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ import numpy.typing as npt
 from gopstream.pipeline.grid import BlockMotion
 
 SourceKind = Literal["video", "sample", "folder", "dump"]
+NO_MOTION: Final = "no motion: "
+"""How the warning begins that says why no frame has motion, and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +34,7 @@ class ClipFacts:
     kinds: str
     """(T,) letters ``I``, ``P`` or ``B``; ``?`` where a dump does not know."""
     times: npt.NDArray[np.float64] = field(repr=False)
-    """(T,) seconds; by the frame's number where the source has no time stamps."""
+    """(T,) seconds; numbers of frames where ``has_times`` is False."""
     coded_size: tuple[int, int]
     """(width, height) of the upright coded picture."""
     display_rect: tuple[int, int, int, int]
@@ -43,6 +45,8 @@ class ClipFacts:
     """Which of ``frames``, ``motion``, ``residual`` and ``vectors`` the frames have."""
     exactness: str
     """``exact``, or why there is no residual that is the codec's own."""
+    has_times: bool = True
+    """Whether the source has time stamps, or a frame rate that they are counted by."""
     damaged_frames: tuple[int, ...] = ()
     scene_cuts: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()

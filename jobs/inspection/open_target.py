@@ -136,6 +136,15 @@ def open_dataset(
     return ShardDataset(storage, split or first_split(storage), reading=reading)
 
 
+def shard_of(target: str) -> str | None:
+    """Return the name of the shard that a target is; None for any other target.
+
+    Raises:
+        UserError: If it is nothing that can be inspected, or a ``.tar`` that is no shard.
+    """
+    return _shard_place(target).shard if target_kind(target) == "shard" else None
+
+
 def first_split(storage: Storage) -> str:
     """Return the first finished split of a dataset, by name.
 
@@ -178,6 +187,29 @@ def open_sample(
         hint = did_you_mean(key, keys)
         raise UserError(f"{dataset.root}/{dataset.split} has no sample {key!r}{hint}")
     return SampleClip(dataset, keys.index(key))
+
+
+def samples_of(storage: Storage, split: str, video: Path) -> list[str]:
+    """Return the keys of the samples that were made of a video, as far as paths tell.
+
+    A sample keeps the path below the folder that was sharded. Where none fits, the file's name
+    has to be the same.
+
+    Raises:
+        ShardError: If the table of samples cannot be read.
+    """
+    from gopstream.shards.sample_table import read_samples
+
+    place = video.absolute().as_posix()
+    by_path, by_name = [], []
+    for batch in read_samples(storage, split, columns=["key", "source"]):
+        rows = batch.to_pydict()
+        for key, source in zip(rows["key"], rows["source"], strict=True):
+            if place.endswith(f"/{source.lstrip('/')}"):
+                by_path.append(key)
+            elif source.rpartition("/")[2] == video.name:
+                by_name.append(key)
+    return by_path or by_name
 
 
 def _all_keys(dataset: ShardDataset, storage_options: StoreOptions | None) -> list[str]:

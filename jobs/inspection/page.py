@@ -10,7 +10,7 @@ import html
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from string import Template
@@ -52,6 +52,7 @@ def write_page(
     first: int = 0,
     last: int | None = None,
     max_bytes: int = MAX_BYTES,
+    on_frame: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a page with frames of a clip; one frame is in memory at a time.
 
@@ -61,6 +62,7 @@ def write_page(
         first: The first frame of the page.
         last: The last one; None for the clip's.
         max_bytes: What the page may have.
+        on_frame: Called after each frame.
 
     Raises:
         IndexError: If the clip does not have these frames.
@@ -80,6 +82,7 @@ def write_page(
             file.write(json_block(f"frame-{frame.index}", payload))
             if file.tell() + len(tail) > max_bytes:
                 raise _too_large(path, f"frames {first} to {frame.index} alone", max_bytes)
+            on_frame()
         content = clip_payload(facts) | {
             "first": chosen.start,
             "last": chosen.stop - 1,

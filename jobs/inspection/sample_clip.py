@@ -1,9 +1,11 @@
 """A sample of a dataset as the inspector sees it; only what is looked at is read."""
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Final
 
+import av
+import av.codec.codec
 import numpy as np
 import numpy.typing as npt
 
@@ -67,7 +69,7 @@ class SampleClip:
                 label=self._label(),
                 stream=self._stream_facts(),
             )
-        except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise self._damage(f"its json is not that of a sample ({error!r})") from error
         if len(facts.times) != facts.num_frames:
             raise self._damage(f"{len(facts.times)} time stamps for {facts.num_frames} frames")
@@ -186,10 +188,21 @@ class SampleClip:
         }
         for part in ("source", "settings", "attributes"):
             facts |= {f"{part}_{name}": value for name, value in content.get(part, {}).items()}
+        if "source_codec" in facts:
+            facts["source_codec"] = codec_name(str(facts["source_codec"]))
         return {name: value for name, value in facts.items() if value is not None}
 
     def _damage(self, what: str) -> DamageError:
         return DamageError(f"{self._dataset.name_of(self._position)}: {what}")
+
+
+@cache
+def codec_name(name: str) -> str:
+    """Return what a codec is called of which samples may name the decoder, such as libdav1d."""
+    try:
+        return av.Codec(name, "r").canonical_name
+    except av.codec.codec.UnknownCodecError:
+        return name  # of a dataset that another FFmpeg made
 
 
 def _kinds(flags: npt.NDArray[np.uint8]) -> str:

@@ -18,7 +18,6 @@ What it answers, all of it to GET alone:
 A single clip is ``/api/clips/-/0``. Errors are ``{"error": MESSAGE}``.
 """
 
-import ipaddress
 import math
 import secrets
 import socket
@@ -27,6 +26,7 @@ import webbrowser
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Final
 
 import uvicorn
@@ -40,7 +40,7 @@ from starlette.routing import Route
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.inspection.app_clips import pack_json
 from gopstream.jobs.inspection.app_failures import FailureQuery, search_failures
-from gopstream.jobs.inspection.app_guard import HEADERS, Guard, refuse
+from gopstream.jobs.inspection.app_guard import HEADERS, Guard, is_loopback, refuse
 from gopstream.jobs.inspection.app_target import NotThereError, ViewedTarget
 from gopstream.jobs.inspection.catalogue import MOTION_EDGES, SampleQuery
 from gopstream.pipeline.errors import PipelineError, StoreError
@@ -71,6 +71,8 @@ _STATUS: Final[Mapping[type[Exception], int]] = {
 }
 """Of what is foreseen; the messages are for people and say what to do."""
 _TOKEN_BYTES: Final = 24
+_TEXT_BROWSERS: Final = frozenset({"www-browser", "links", "elinks", "lynx", "w3m"})
+"""Those that Python finds where there is no screen; they run no scripts."""
 
 Endpoint = Callable[[Request], Response]
 
@@ -127,7 +129,8 @@ def serve(
     split: str | None = None,
     store: StoreOptions | None = None,
     on_frames: Callable[[int], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    with_token: bool = False,
+    say: Callable[[str], None],
 ) -> None:
     """Serve a target until Ctrl-C or SIGTERM.
 
@@ -140,17 +143,19 @@ def serve(
         split: The split to begin with.
         store: How object storage is reached; None takes the defaults.
         on_frames: As `make_app` takes it.
-        say: Told the address, once the port is open; None prints it.
+        with_token: Ask for the secret on this machine too: others may have an account on it.
+        say: Told the address, once the app is ready.
 
     Raises:
         UserError: If host and port cannot be had, or the target is nothing that can be shown.
         ShardError, PipelineError, StoreError: If it cannot be read.
     """
-    token = None if is_loopback(host) else secrets.token_urlsafe(_TOKEN_BYTES)
-    app = make_app(target, token=token, split=split, store=store, on_frames=on_frames)
-    with _listen(host, port) as listener:
+    needs_token = with_token or not is_loopback(host)
+    token = secrets.token_urlsafe(_TOKEN_BYTES) if needs_token else None
+    with _listen(host, port) as listener:  # before a long video is read
+        app = make_app(target, token=token, split=split, store=store, on_frames=on_frames)
         address = _address(host, listener.getsockname()[1], token)
-        (say or _say)(f"{target} is shown at {address} (Ctrl-C ends it)")
+        say(f"{target} is shown at {address} (Ctrl-C ends it)")
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -161,22 +166,23 @@ def serve(
             timeout_graceful_shutdown=2,
         )
         if open_browser:
-            # The port is open already: a browser that comes too early waits.
-            webbrowser.open(address)
+            _open_browser(address)
         with suppress(KeyboardInterrupt):  # which is how it ends
             uvicorn.Server(config).run(sockets=[listener])
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)  # who reads it from a pipe waits for it
+def _open_browser(address: str) -> None:
+    """Show an address in the user's browser, unless that would take the terminal.
 
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches an address."""
+    Some browsers' commands return when they are closed; the app does not wait for them.
+    """
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+        browser = webbrowser.get()
+    except webbrowser.Error:
+        return  # there is none
+    if Path(getattr(browser, "name", "")).name not in _TEXT_BROWSERS:
+        # The port is open already: a browser that comes too early waits.
+        Thread(target=browser.open, args=(address,), daemon=True).start()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -199,7 +205,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def _address(host: str, port: int, token: str | None) -> str:
     """Return the address for a browser."""
     name = host.strip("[]")
-    if name in ("0.0.0.0", "::"):  # noqa: S104 - all addresses of this machine
+    if name in ("", "0.0.0.0", "::"):  # noqa: S104 - all addresses of this machine
         name = socket.gethostname()
     name = f"[{name}]" if ":" in name else name
     return f"http://{name}:{port}/" + (f"?token={token}" if token else "")

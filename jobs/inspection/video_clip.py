@@ -19,7 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gopstream.jobs.inspection.frame_range import frame_range
-from gopstream.jobs.inspection.inspected import ClipFacts, InspectedFrame, SignedResidual
+from gopstream.jobs.inspection.inspected import (
+    NO_MOTION,
+    ClipFacts,
+    InspectedFrame,
+    SignedResidual,
+)
+from gopstream.jobs.inspection.vector_table import upright_vectors, whole_macroblocks
 from gopstream.pipeline.audit import audit_stream
 from gopstream.pipeline.clip_builder import intra_share
 from gopstream.pipeline.compensation import predict_planes
@@ -28,7 +34,7 @@ from gopstream.pipeline.decode import CodedStream, DecodedFrame, open_coded
 from gopstream.pipeline.errors import BitstreamError
 from gopstream.pipeline.grid import BlockMotion
 from gopstream.pipeline.luma import luma_view
-from gopstream.pipeline.mvextractor_backend import TABLE_COLUMNS, table_from_records
+from gopstream.pipeline.mvextractor_backend import table_from_records
 from gopstream.pipeline.native import CODECS_WITH_B_VECTORS, NativeStream, motion_warnings
 from gopstream.pipeline.options import FRAMES_PER_BEAT
 from gopstream.pipeline.probe import open_container, open_video
@@ -37,7 +43,11 @@ from gopstream.pipeline.window import TimeWindow, WindowCut, locate_window
 
 SEEK_FROM: Final = 48
 """Frames before this one are decoded rather than sought past: finding a place costs as much."""
-_MACROBLOCK: Final = 16
+
+_REMEDY: Final = (
+    "'gopstream extract FILE --mode canonical --out FOLDER' makes a stream that has vectors; then "
+    "look at FOLDER"
+)
 
 OnFrames = Callable[[int], None]
 """Called now and then with the number of frames read so far; may raise to stop."""
@@ -62,6 +72,8 @@ class VideoClip:
         self._native = NativeStream(video, audit, (video.width, video.height))
         self._on_frames = on_frames or (lambda count: None)
         self._no_motion = _why_no_motion(self._native)
+        with open_container(path) as container:
+            self._num_streams = len(container.streams.video)
 
     @cached_property
     def facts(self) -> ClipFacts:
@@ -89,7 +101,7 @@ class VideoClip:
             exactness=survey.exactness,
             damaged_frames=survey.damaged_frames,
             scene_cuts=tuple(survey.scene_cuts),
-            warnings=(*self._motion_warnings(), *survey.warnings()),
+            warnings=(*self._stream_warnings(), *self._motion_warnings(), *survey.warnings()),
             stream=_stream_facts(native),
         )
 
@@ -143,8 +155,8 @@ class VideoClip:
         path, with_vectors = self._native.facts.path, self._no_motion is None
         if cut is not None:
             with open_coded(path, with_vectors=with_vectors, cut=cut) as stream:
-                frame = next(stream.frames)
-                if frame.pts == self._survey.pts[first]:
+                frame = _first_frame(stream)
+                if frame is not None and frame.pts == self._survey.pts[first]:
                     yield frame
                     del frame
                     yield from stream.frames
@@ -187,14 +199,14 @@ class VideoClip:
         return None
 
     def _has_other_size(self, picture: av.video.frame.VideoFrame) -> bool:
-        size = _whole(picture.width), _whole(picture.height)
+        size = whole_macroblocks(picture.width), whole_macroblocks(picture.height)
         if self._native.turns % 2:
             size = size[1], size[0]
         return size != self._native.coded_size
 
     def _vectors(self, frame: DecodedFrame) -> npt.NDArray[np.int32]:
         table = table_from_records(frame.vectors)
-        size = _whole(frame.picture.width), _whole(frame.picture.height)
+        size = whole_macroblocks(frame.picture.width), whole_macroblocks(frame.picture.height)
         return upright_vectors(table, self._native.turns, size=size)
 
     def _residual(
@@ -216,9 +228,18 @@ class VideoClip:
         upright: npt.NDArray[np.uint8] = np.ascontiguousarray(np.rot90(shown, self._native.turns))
         return upright
 
+    def _stream_warnings(self) -> list[str]:
+        if self._num_streams == 1:
+            return []
+        number = self._native.facts.stream_index
+        return [
+            f"the file has {self._num_streams} video streams; taken is the one that FFmpeg takes, "
+            f"its stream {number}"
+        ]
+
     def _motion_warnings(self) -> list[str]:
         if self._no_motion is not None:
-            return [f"no motion: {self._no_motion}"]
+            return [f"{NO_MOTION}{self._no_motion}; {_REMEDY}"]
         return motion_warnings(self._native, "".join(self._survey.kinds))
 
     @cached_property
@@ -290,34 +311,12 @@ class _Survey:
             yield f"{len(self.damaged_frames)} of {len(self.kinds)} frames may show damage"
 
 
-def upright_vectors(
-    table: npt.NDArray[np.int32], turns: int, *, size: tuple[int, int]
-) -> npt.NDArray[np.int32]:
-    """Turn a table of vectors by quarter turns, as :mod:`gopstream.pipeline.rotation` turns motion.
-
-    Args:
-        table: (K, 10), columns as ``TABLE_COLUMNS``.
-        turns: Quarter turns, counterclockwise.
-        size: (width, height) of the coded picture that is turned.
-
-    Returns:
-        (K, 10), a new table.
-    """
-    turned = table.copy()
-    column = {name: number for number, name in enumerate(TABLE_COLUMNS)}
-    width, height = size
-    for _ in range(turns % 4):
-        before = turned.copy()
-        for x, y in (("src_x", "src_y"), ("dst_x", "dst_y")):
-            # Centres of blocks lie between pixels: the left edge 0 becomes the lower one, at width.
-            turned[:, column[x]] = before[:, column[y]]
-            turned[:, column[y]] = width - before[:, column[x]]
-        turned[:, column["motion_x"]] = before[:, column["motion_y"]]
-        turned[:, column["motion_y"]] = -before[:, column["motion_x"]]
-        turned[:, column["w"]] = before[:, column["h"]]
-        turned[:, column["h"]] = before[:, column["w"]]
-        width, height = height, width
-    return turned
+def _first_frame(stream: CodedStream) -> DecodedFrame | None:
+    """Return where seeking has led, None if nowhere."""
+    try:
+        return next(stream.frames, None)
+    except BitstreamError:
+        return None
 
 
 def _sound_part(stream: CodedStream) -> Iterator[DecodedFrame]:
@@ -375,7 +374,7 @@ def _stream_facts(native: NativeStream) -> dict[str, Any]:
         "interlacing": audit.interlacing,
         "partitions_below_8x8": audit.partitions_below_8x8,
         "encoder": audit.encoder,
-        "damaged_packets": audit.num_damaged_packets,
+        "damaged_packets": audit.num_damaged_packets or None,
     }
     return {name: value for name, value in facts.items() if value is not None}
 
@@ -384,8 +383,3 @@ def _difference(
     decoded: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.int16]:
     return decoded.astype(np.int16) - predicted.reshape(decoded.shape)
-
-
-def _whole(side: int) -> int:
-    """Round a side up to whole macroblocks."""
-    return -(-side // _MACROBLOCK) * _MACROBLOCK

@@ -1,26 +1,31 @@
 """'gopstream inspect' and 'gopstream view' as a user calls them."""
 
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from urllib.request import urlopen
+import time
 
+import httpx
 import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
 
+from gopstream.jobs import inspect_request, view_commands
 from gopstream.jobs.checkpoint import save_checkpoint
 from gopstream.jobs.cli import main
 from gopstream.jobs.demo_videos import write_demo_videos
 from gopstream.jobs.evaluate import evaluate
+from gopstream.jobs.inspection import video_clip
 from gopstream.jobs.recipe import load_recipe
+from gopstream.jobs.sharding_job import PlanChoice
 from gopstream.shards.reader import ShardDataset
-from inspection_cases import make_dump, make_video
+from inspection_cases import encode_pictures, make_dump, make_pictures, make_video, shard_here
 from untrained import write_checkpoint
 
 
@@ -29,8 +34,8 @@ def root(tmp_path_factory):
     """Eight videos of 64 pixels, one of each class."""
     folder = tmp_path_factory.mktemp("inspect")
     write_demo_videos(folder, split="val", videos_per_class=1, seed=1, num_frames=24, size=64)
-    words = ["shard", str(folder / "val"), "--out", str(folder / "set"), "--split", "val"]
-    assert main([*words, "--short-side", "64", "--workers", "1"]) == 0
+    choice = PlanChoice(videos_per_shard=3)
+    shard_here(folder / "val", folder / "set", split="val", choice=choice)
     return folder / "set"
 
 
@@ -287,12 +292,50 @@ def test_pictures_of_all_kinds_are_written_and_named(clip_folder, tmp_path, caps
     assert len(written) == 7
     with Image.open(tmp_path / "a.gif") as movie:
         assert movie.n_frames == 3
-    code, out, _ = look(capsys, video, "--sheet", tmp_path / "sheet.png")
-    assert (code, out) == (0, f"b_frames.mp4: {tmp_path / 'sheet.png'}\n")
+    code, out, _ = look(capsys, clip_folder / "p_only.mp4", "--sheet", tmp_path / "sheet.png")
+    assert code == 0
+    assert re.fullmatch(rf"p_only.mp4: {tmp_path / 'sheet.png'} \([\d.]+ kB\)\n", out)
     code, out, _ = look(capsys, video, "--png", tmp_path / "one", "--frame", 4)
-    assert (code, out) == (0, f"b_frames.mp4: 3 pictures in {tmp_path / 'one'}\n")
+    assert out.startswith(f"b_frames.mp4: 3 pictures in {tmp_path / 'one'} (")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert np.asarray(sheet).std() > 10
+
+
+def test_layers_that_a_clip_does_not_have_are_named_with_what_to_do(tmp_path, capsys):
+    video = encode_pictures(tmp_path / "no.mkv", make_pictures(2), codec="ffv1")
+    code, _, err = look(capsys, video, "--movie", tmp_path / "a.mp4")
+    assert code == 0
+    assert "no.mkv: without arrows, colours: no motion: " in err
+    assert "'gopstream extract FILE --mode canonical --out FOLDER'" in err
+    assert "drawing a.mp4: 2/2 frames" in err
+
+
+def test_all_layers_are_those_that_the_clip_has(clip_folder, tmp_path, capsys):
+    words = ["--png", tmp_path, "--layers", "all", "--frame", 4]
+    code, out, err = look(capsys, clip_folder / "b_frames.mp4", *words)
+    assert (code, "6 pictures in" in out) == (0, True)
+    assert "without residual_heat, residual_signed: there is no residual" in err
+    assert "without accumulated: motion cannot be followed through B-frames" in err
+
+
+def test_a_name_of_no_layer_is_refused_before_the_video_is_read(tmp_path, capsys):
+    (tmp_path / "no_video.mp4").write_bytes(b"")
+    words = ["--png", tmp_path / "png", "--layers", "arrow"]
+    code, _, err = look(capsys, tmp_path / "no_video.mp4", *words)
+    assert (code, "did you mean 'arrows'?" in err) == (1, True)
+
+
+def test_of_a_dataset_the_sample_of_the_other_side_is_compared(root, tmp_path, capsys):
+    table = pyarrow.parquet.read_table(root / "val" / "samples.parquet")
+    source = table.column("source")[3].as_py()
+    one = root.parent / "val" / source
+    code, out, err = look(capsys, one, "--diff", root)
+    assert f"{root}: the sample {table.column('key')[3].as_py()} was made of a" in err
+    assert f"{one}: video" in out
+    assert f"{root} (val/{table.column('key')[3].as_py()}): sample" in out
+    other = make_video(tmp_path, name="other")
+    code, _, err = look(capsys, root, "--diff", other)
+    assert (code, f"{root} has many samples: name one with --key" in err) == (1, True)
 
 
 def test_the_span_of_the_accumulated_layer_is_the_option_s(clip_folder, tmp_path, capsys):
@@ -310,7 +353,7 @@ def test_a_page_has_the_frames_that_were_asked_for(clip_folder, tmp_path, capsys
     page = tmp_path / "page.html"
     words = ["--html", page, "--first", 1, "--last", 2]
     code, out, _ = look(capsys, clip_folder / "b_frames.mp4", *words)
-    assert (code, out) == (0, f"b_frames.mp4: {page}\n")
+    assert out.startswith(f"b_frames.mp4: {page} (")
     text = page.read_text()
     assert 'id="frame-1"' in text
     assert 'id="frame-2"' in text
@@ -324,6 +367,20 @@ def test_a_page_of_a_dataset_is_written_where_no_sample_is_named(root, tmp_path,
     assert ShardDataset(root, "val").keys[7] in page.read_text()
 
 
+def test_a_page_of_a_shard_has_its_own_samples_alone(root, tmp_path, capsys):
+    page, shard = tmp_path / "page.html", root / "val" / "000001.tar"
+    keys = ShardDataset(root, "val").keys
+    own = ShardDataset(root, "val", shards=["000001"]).keys
+    code, out, _ = look(capsys, shard, "--html", page)
+    assert (code, f"val/000001 is shown by {page}" in out) == (0, True)
+    text = page.read_text()
+    assert {key for key in keys if key in text} == set(own) < set(keys)
+    assert f"<dt>Samples</dt><dd>{len(own)}</dd>" in text
+    assert "<dt>Shards</dt><dd>1</dd>" in text
+    assert "<h1>set / val / 000001</h1>" in text
+    assert "Failed" not in text  # failures are of no shard
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -332,14 +389,15 @@ def test_a_page_of_a_dataset_is_written_where_no_sample_is_named(root, tmp_path,
         (["--first", "-1"], "--first must be 0 to 11"),
         (["--first", "5", "--last", "4"], "--first must not be behind --last, got 5 and 4"),
         (["--frame", "1", "--last", "4"], "leave out --first and --last, or --frame"),
-        (["--layers", "arrows"], "--layers is for pictures: add --png, --movie or --sheet"),
-        (["--span", "4", "--html", "a.html"], "--span is for pictures"),
+        (["--layers", "arrows"], "--layers is for --png, --movie and --sheet"),
+        (["--layers", "all", "--html", "a.html"], "the layers of a page are chosen in it"),
+        (["--span", "4", "--html", "a.html"], "--span is for --png"),
         (["--span", "0", "--png", "png"], "--span must be at least 1, got 0"),
         (["--sheet", "a.png", "--first", "1"], "--first cannot be used with --sheet"),
         (["--diff", "b", "--html", "a.html"], "--diff compares and draws nothing; leave out"),
         (["--query", "1,2"], "--query shows what a model looks at, and so needs --checkpoint"),
         (["--force"], "--force shows what a model"),
-        (["--png", "png", "--layers", "arows"], "arrows"),
+        (["--png", "png", "--layers", "arows"], "got 'arows' (did you mean 'arrows'?)"),
         (["--key", "train-00000000"], "--key is for a dataset or a shard"),
         (["--diff", "nothing"], "nothing: no such file or folder; expected a video file"),
         (["--on-error", "skip"], "here there is one clip"),
@@ -353,6 +411,16 @@ def test_what_does_not_go_together_is_refused(
     assert code == 1
     assert message in err.replace("\n", " ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_look_that_is_stopped_promises_nothing(clip_folder, tmp_path, monkeypatch, capsys):
+    def stop(num_bytes):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(video_clip, "open_video", stop)
+    words = [clip_folder / "p_only.mp4", "--movie", tmp_path / "a.mp4"]
+    code, _, err = look(capsys, *words)
+    assert (code, err) == (130, "gopstream: stopped; files that were not finished are not kept\n")
 
 
 def test_the_app_s_port_is_checked(clip_folder, capsys):
@@ -378,15 +446,53 @@ def test_without_the_app_s_packages_it_says_what_to_install(clip_folder):
     assert "pip install 'gopstream[view]'" in done.stderr.replace("\n", " ")
 
 
-def test_the_app_says_its_address_and_ends_with_a_signal(clip_folder):
-    words = ["-m", "gopstream", "view", str(clip_folder / "p_only.mp4"), "--no-browser"]
-    app = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True)
+def test_the_app_is_shown_by_its_secret_and_ends_with_a_signal(clip_folder, tmp_path):
+    """The browser's command does not return before it is closed."""
+    browser, told, closed = (tmp_path / name for name in ("browser.sh", "told", "closed"))
+    browser.write_text(
+        f'#!/bin/sh\necho "$1" > {told}.new; mv {told}.new {told}\n'
+        f"while [ ! -e {closed} ]; do sleep 0.1; done\n"
+    )
+    browser.chmod(0o755)
+    words = ["-m", "gopstream", "view", str(clip_folder / "p_only.mp4"), "--token"]
+    app = subprocess.Popen(
+        [sys.executable, *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "BROWSER": str(browser)},
+    )
     try:
-        line = app.stdout.readline()
-        address = re.search(r"http://127\.0\.0\.1:\d+/", line)[0]
-        with urlopen(address) as answer:
-            assert answer.status == 200
+        address = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S{32}", app.stdout.readline())[0]
+        answer = httpx.get(address.partition("?")[0])
+        assert (answer.status_code, "?token=..." in answer.text) == (403, True)
+        with httpx.Client() as client:
+            assert client.get(address).status_code == 200
+            assert client.get(address.partition("?")[0] + "api/target").status_code == 200
+        while not told.exists():
+            time.sleep(0.05)
+        assert told.read_text() == f"{address}\n"
     finally:
+        closed.touch()
         app.send_signal(signal.SIGINT)
         app.communicate()
     assert app.returncode in (0, 130)
+
+
+def test_the_app_tells_how_much_of_a_long_video_was_read(clip_folder, monkeypatch, capsys):
+    """Before it is shown; the clock goes fast here."""
+
+    class Enough(Exception):
+        pass
+
+    def stop(text):
+        raise Enough
+
+    monkeypatch.setattr(inspect_request, "_SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(video_clip, "FRAMES_PER_BEAT", 5)
+    monkeypatch.setattr(view_commands, "_say", stop)
+    with pytest.raises(Enough):
+        view_commands.view(str(clip_folder / "b_frames.mp4"), browser=False)
+    said = capsys.readouterr().err
+    note = "; the first look after an installation also compiles code"
+    assert f"b_frames.mp4: 5 frames looked through{note}\n" in said
+    assert "b_frames.mp4: 10 frames looked through\n" in said

@@ -1,11 +1,18 @@
+import fcntl
 import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
 
 import pytest
 
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.publish import SplitOutcome
 from gopstream.jobs.shard_summaries import shard_summary
-from gopstream.jobs.summaries import fact_table, megabytes, render
+from gopstream.jobs.summaries import counted, fact_table, megabytes, render
 from gopstream.jobs.video_summary import clip_shape, video_summary
 from gopstream.pipeline.transcode import default_ffmpeg
 from gopstream.shards.dataset_files import FileRecord, Manifest, ShardRecord
@@ -37,6 +44,29 @@ def test_shard_summary_counts_and_names_failures():
 def test_long_lines_are_not_cut():
     assert render("x" * 500) == "x" * 500
     assert render("[bold]as it is[/bold]") == "[bold]as it is[/bold]"
+
+
+@pytest.mark.parametrize(("columns", "widest"), [(60, 60), (200, 200), (0, 110)])
+def test_tables_are_as_wide_as_the_terminal(columns, widest):
+    ours, its_own = pty.openpty()
+    fcntl.ioctl(its_own, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    code = (
+        "from gopstream.jobs.summaries import fact_table, render\n"
+        "print(render(fact_table({'name': 'word ' * 100})))"
+    )
+    with open(ours, "rb") as terminal:
+        subprocess.run([sys.executable, "-c", code], stdout=its_own, check=True)
+        os.close(its_own)
+        lines = os.read(terminal.fileno(), 4096).splitlines()
+    assert max(map(len, lines)) in range(widest - 4, widest + 1)
+
+
+def test_one_of_something_has_no_plural():
+    assert [counted(number, "frame") for number in (0, 1, 1234)] == [
+        "0 frames",
+        "1 frame",
+        "1,234 frames",
+    ]
 
 
 def test_facts_and_sizes():

@@ -154,19 +154,19 @@ def test_pictures_for_some_frames_only_are_refused(tmp_path):
 
 def test_gap_is_named(dump):
     (dump / "motion_vectors" / "mvs-1.npy").unlink()
-    with pytest.raises(BitstreamError, match=r"mvs-N\.npy the numbers \[1\] are missing \(1\)"):
+    with pytest.raises(BitstreamError, match=r"vectors/mvs-1\.npy is missing"):
         read_dump(dump)
 
 
 def test_picture_gap_is_named(dump):
     (dump / "frames" / "frame-0.jpg").write_bytes(b"")
-    with pytest.raises(BitstreamError, match=r"frame-N\.jpg the numbers \[1, 2\] are missing"):
+    with pytest.raises(BitstreamError, match=r"frame-1\.jpg and 1 more are missing"):
         read_dump(dump)
 
 
 def test_table_without_kind_is_named(dump):
     (dump / "frame_types.txt").write_text("I\nP\n")
-    with pytest.raises(BitstreamError, match=r"\[2\] too many \(1\)"):
+    with pytest.raises(BitstreamError, match=r"2 frames, but \S+mvs-2\.npy is not of them"):
         read_dump(dump)
 
 

@@ -16,7 +16,7 @@ LIST_COLOURS: Final = (PAST, FUTURE)
 _STILL: Final = 0.125
 """Pixels of the coded picture below which a block is shown as still."""
 _DOT: Final[Colour] = (200, 200, 200)
-_GAINS: Final = (1, 2, 3, 4, 6, 8)
+_GAINS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 _SMOOTH: Final = 2
 """Pillow's lines have steps; drawn larger by this and reduced they have none."""
 
@@ -135,8 +135,8 @@ def _paint_arrow(pen: ImageDraw.ImageDraw, arrow: Arrow, *, thick: float) -> Non
     (x0, y0), (x1, y1) = ((x * _SMOOTH, y * _SMOOTH) for x, y in (arrow.tail, arrow.head))
     length = math.hypot(x1 - x0, y1 - y0)
     ux, uy = (x1 - x0) / length, (y1 - y0) / length
-    # A short arrow is all head, which then shrinks with it.
-    head = min(4.2 * thick, length)
+    # The head of a short arrow shrinks with it: a head alone is read as a mark, not as an arrow.
+    head = min(4.2 * thick, 0.6 * length)
     neck = (x1 - head * ux, y1 - head * uy)
     wing = 0.45 * head
     triangle = [

@@ -1,5 +1,6 @@
 """Pictures of blocks: their partition, which are predicted, and how they move in colours."""
 
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -13,7 +14,6 @@ from gopstream.jobs.inspection.pictures.canvas import (
     Drawn,
     Legend,
     Pixels,
-    dimmed,
 )
 from gopstream.jobs.inspection.pictures.colour_scales import (
     BOTH,
@@ -24,13 +24,12 @@ from gopstream.jobs.inspection.pictures.colour_scales import (
     wheel_badge,
 )
 from gopstream.jobs.inspection.pictures.movement import Style, movement, predicted_blocks
+from gopstream.jobs.inspection.vector_table import COLUMN
 from gopstream.pipeline.grid import BLOCK, BlockMotion
-from gopstream.pipeline.mvextractor_backend import TABLE_COLUMNS
 
 _LARGE: Final[Colour] = (60, 125, 165)
 _HALF: Final[Colour] = (240, 228, 66)
 _SMALL: Final[Colour] = (213, 94, 0)
-_COLUMN: Final = {name: number for number, name in enumerate(TABLE_COLUMNS)}
 _STRIPES: Final = (70, 90)
 """Levels of the grey stripes where there is no motion to paint."""
 
@@ -89,7 +88,7 @@ def draw_coverage(frame: InspectedFrame, motion: BlockMotion, *, canvas: Canvas)
     tints = np.zeros((*past.shape, 3), np.float32)
     for _, colour, mask in kinds:
         tints[mask] = colour
-    grey = dimmed(canvas.spread_picture(frame.picture), light=0.8).astype(np.float32)
+    grey = canvas.spread_dimmed(frame.picture, light=0.8).astype(np.float32)
     mixed = (0.5 * grey + 0.5 * canvas.spread_blocks(tints)).astype(np.uint8)
     keys = tuple((colour, f"{name} {mask.mean():.1%}") for name, colour, mask in kinds)
     words = "share of the 8 x 8 blocks by what predicts them; intra: nothing, they have no vector"
@@ -98,7 +97,7 @@ def draw_coverage(frame: InspectedFrame, motion: BlockMotion, *, canvas: Canvas)
 
 def draw_partition(frame: InspectedFrame, motion: BlockMotion | None, *, canvas: Canvas) -> Drawn:
     """Outline the blocks that have a vector of their own."""
-    picture = dimmed(canvas.spread_picture(frame.picture), light=0.7)
+    picture = canvas.spread_dimmed(frame.picture, light=0.7)
     if frame.vectors is None:
         assert motion is not None
         drawn = _outline_changes(picture, motion, canvas=canvas)
@@ -121,11 +120,18 @@ def _list_words(motion: BlockMotion) -> str:
 
 
 def _striped(picture: Pixels, mask: npt.NDArray[np.bool_]) -> Pixels:
-    height, width = mask.shape
+    if not mask.any():
+        return picture
+    return np.where(mask[..., None], _stripes(*mask.shape), picture)
+
+
+@lru_cache(maxsize=1)
+def _stripes(height: int, width: int) -> Pixels:
+    """Return diagonal stripes, (height, width, 1); all frames of a clip have the same."""
     period = max(6, max(height, width) // 80)
     diagonal = (np.arange(height)[:, None] + np.arange(width)) // (period // 2) % 2
-    stripes = np.asarray(_STRIPES, np.uint8)[diagonal]
-    return np.where(mask[..., None], stripes[..., None], picture)
+    stripes: Pixels = np.asarray(_STRIPES, np.uint8)[diagonal][..., None]
+    return stripes
 
 
 def _outline_vectors(
@@ -134,14 +140,14 @@ def _outline_vectors(
     """Outline blocks by their size; returns also how many of each size there are."""
     image = Image.fromarray(picture)
     pen, wide = ImageDraw.Draw(image), max(1, canvas.spacing // 16)
-    area = vectors[:, _COLUMN["w"]] * vectors[:, _COLUMN["h"]]
+    area = vectors[:, COLUMN["w"]] * vectors[:, COLUMN["h"]]
     sizes = (area >= 256, (area < 256) & (area > 64), area <= 64)
     # The smallest last: they share edges with larger ones.
     styles = ((_LARGE, 1), (_HALF, wide), (_SMALL, wide))
     for (colour, line), mask in zip(styles, sizes, strict=True):
         for row in vectors[mask].tolist():
-            width, height = row[_COLUMN["w"]], row[_COLUMN["h"]]
-            x, y = row[_COLUMN["dst_x"]] - width // 2, row[_COLUMN["dst_y"]] - height // 2
+            width, height = row[COLUMN["w"]], row[COLUMN["h"]]
+            x, y = row[COLUMN["dst_x"]] - width // 2, row[COLUMN["dst_y"]] - height // 2
             left, top = canvas.place(x, y)
             right, bottom = canvas.place(x + width, y + height)
             pen.rectangle((left, top, right, bottom), outline=colour, width=line)

@@ -83,6 +83,12 @@ class Canvas:
             return np.zeros((self.size[1], self.size[0], 3), np.uint8)
         return enlarge(self.display_picture(picture), self.factor)
 
+    def spread_dimmed(self, picture: Pixels | None, *, light: float = 0.5) -> Pixels:
+        """Show a stored picture as :func:`dimmed` makes it; before it is enlarged, that is less."""
+        if picture is None:
+            return self.spread_picture(None)
+        return enlarge(dimmed(self.display_picture(picture), light=light), self.factor)
+
     def display_picture(self, picture: Pixels) -> Pixels:
         """Bring a stored picture to the size in which it was coded."""
         if (picture.shape[1], picture.shape[0]) == self.shown:
@@ -101,7 +107,15 @@ def enlarge(picture: npt.NDArray[Item], factor: int) -> npt.NDArray[Item]:
     """Repeat each pixel of an (H, W, ...) picture ``factor`` times both ways."""
     if factor == 1:
         return picture
-    return np.repeat(np.repeat(picture, factor, axis=0), factor, axis=1)
+    # Columns first: then whole rows are copied.
+    return np.repeat(np.repeat(picture, factor, axis=1), factor, axis=0)
+
+
+def paper(height: int, width: int) -> Pixels:
+    """Return an empty page, (height, width, 3)."""
+    page = np.empty((height, width, 3), np.uint8)
+    page[:] = np.full((width, 3), PAPER, np.uint8)  # by rows: by pixels it takes ten times as long
+    return page
 
 
 def dimmed(picture: Pixels, *, light: float = 0.5) -> Pixels:

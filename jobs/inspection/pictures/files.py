@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from PIL import Image
 
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.inspection.inspected import InspectedClip
-from gopstream.jobs.inspection.pictures.canvas import PAPER, Pixels
+from gopstream.jobs.inspection.pictures.canvas import Pixels, paper
 from gopstream.jobs.inspection.pictures.layers import choose_layers, draw_layer, needs_of
 from gopstream.jobs.inspection.pictures.movement import FITTED_FRAMES, Style, fit_style
 from gopstream.jobs.inspection.pictures.surroundings import walk
@@ -21,7 +21,8 @@ from gopstream.shards.layout import write_atomic
 
 _GAP: Final = 8
 _SHEET_WIDTH: Final = 1920
-_SHEET_FRAMES: Final = 12
+SHEET_FRAMES: Final = 12
+"""Frames of a contact sheet, of a clip that has as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ def write_pngs(
     first: int = 0,
     last: int | None = None,
     style: Style | None = None,
+    on_frame: Callable[[], None] = lambda: None,
 ) -> list[Path]:
     """Write ``000012_arrows.png`` and so on: a picture of each layer of each frame.
 
@@ -51,6 +53,7 @@ def write_pngs(
         first: First frame.
         last: Last frame; None for the clip's last.
         style: Scales; None to make them of the first frames.
+        on_frame: Called after each frame.
 
     Returns:
         The files, by frame, then by layer.
@@ -60,7 +63,10 @@ def write_pngs(
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for drawn in draw_frames(clip, layers=layers, first=first, last=last, style=style):
+    drawing = draw_frames(
+        clip, layers=layers, first=first, last=last, style=style, on_frame=on_frame
+    )
+    for drawn in drawing:
         for name, page in drawn.pages.items():
             path = folder / f"{drawn.index:06d}_{name}.png"
             write_png(path, page)
@@ -74,8 +80,9 @@ def write_sheet(
     *,
     layers: Sequence[str] | None = None,
     columns: int | None = None,
-    num_frames: int = _SHEET_FRAMES,
+    num_frames: int = SHEET_FRAMES,
     style: Style | None = None,
+    on_frame: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write a contact sheet: frames spread evenly over the clip, all layers of each together.
 
@@ -86,6 +93,7 @@ def write_sheet(
         columns: Frames side by side; None for as many as keep the pictures readable.
         num_frames: How many frames, if the clip has as many.
         style: Scales; None to make them of the frames that are shown.
+        on_frame: Called after each frame.
 
     Raises:
         UserError: If a layer is not there, or a number is too small.
@@ -96,16 +104,27 @@ def write_sheet(
         raise UserError(
             f"expected at least 1 column and 1 frame, got {columns} columns, {num_frames} frames"
         )
-    count = min(num_frames, clip.facts.num_frames)
-    chosen = np.unique(np.linspace(0, clip.facts.num_frames - 1, count).round().astype(int))
-    scales = style or fit_style(next(clip.frames(index, index + 1)) for index in chosen.tolist())
+    chosen = sheet_frames(clip.facts.kinds, num_frames)
+    scales = style or fit_style(next(clip.frames(index, index + 1)) for index in chosen)
     room = (_SHEET_WIDTH - (across - 1) * _GAP) // across
     tiles = []
-    for index in chosen.tolist():
-        for drawn in draw_frames(clip, layers=names, first=index, last=index, style=scales):
+    for index in chosen:
+        for drawn in draw_frames(
+            clip, layers=names, first=index, last=index, style=scales, on_frame=on_frame
+        ):
             tiles.append(fitted(tile(list(drawn.pages.values()), columns=len(names)), room, None))
     write_png(path, tile(tiles, columns=across))
     return path
+
+
+def sheet_frames(kinds: str, count: int) -> list[int]:
+    """Return up to ``count`` frames, spread evenly; for an I-frame, without motion, the next."""
+    spread = np.linspace(0, len(kinds) - 1, min(count, len(kinds))).round().astype(int).tolist()
+    chosen = [
+        index + 1 if kinds[index] == "I" and kinds[index + 1 : index + 2] in ("P", "B") else index
+        for index in spread
+    ]
+    return sorted(set(chosen))
 
 
 def draw_frames(
@@ -115,8 +134,11 @@ def draw_frames(
     first: int = 0,
     last: int | None = None,
     style: Style | None = None,
+    on_frame: Callable[[], None] = lambda: None,
 ) -> Iterator[DrawnFrame]:
     """Draw layers of frames ``first`` to ``last``, one frame after the other.
+
+    ``on_frame`` is called when a frame is drawn.
 
     Raises:
         UserError: If a layer or a frame is not there; before the first frame is drawn.
@@ -135,6 +157,7 @@ def draw_frames(
             name: draw_layer(name, frame, facts=facts, style=scales, around=around)
             for name in names
         }
+        on_frame()
         yield DrawnFrame(frame.index, pages)
 
 
@@ -155,9 +178,9 @@ def tile(pages: Sequence[Pixels], *, columns: int) -> Pixels:
         for column in range(min(columns, len(pages)))
     ]
     heights = [max(page.shape[0] for page in row) for row in rows]
-    shape = (sum(heights) + _GAP * (len(rows) - 1), sum(widths) + _GAP * (len(widths) - 1), 3)
-    sheet = np.empty(shape, np.uint8)
-    sheet[:] = PAPER
+    if len(pages) == 1:
+        return pages[0]
+    sheet = paper(sum(heights) + _GAP * (len(rows) - 1), sum(widths) + _GAP * (len(widths) - 1))
     top = 0
     for row, height in zip(rows, heights, strict=True):
         left = 0

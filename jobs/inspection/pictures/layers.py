@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from gopstream.jobs.errors import UserError
-from gopstream.jobs.inspection.inspected import ClipFacts, InspectedFrame
+from gopstream.jobs.inspection.inspected import NO_MOTION, ClipFacts, InspectedFrame
 from gopstream.jobs.inspection.pictures.accumulated import draw_accumulated
 from gopstream.jobs.inspection.pictures.arrows import LIST_COLOURS, arrow_gain, draw_arrows
 from gopstream.jobs.inspection.pictures.blocks import (
@@ -24,7 +24,6 @@ from gopstream.jobs.inspection.pictures.canvas import (
     Legend,
     Pixels,
     canvas_of,
-    dimmed,
     make_page,
     write,
 )
@@ -37,8 +36,11 @@ from gopstream.jobs.inspection.pictures.residuals import (
 from gopstream.jobs.inspection.pictures.surroundings import Needs, Surroundings
 from gopstream.jobs.inspection.pictures.warped import draw_warped
 from gopstream.jobs.inspection.pictures.warped import panel_width as warped_panel_width
+from gopstream.pipeline.nearest_name import did_you_mean
 
 DEFAULT_LAYERS: Final = ("frame", "arrows", "colours")
+ALL_LAYERS: Final = "all"
+"""Stands for all layers that a clip has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +102,9 @@ def draw_layer(
     )
     drawn = draw_picture(name, view)
     title = f"{name}   {frame.kind}-frame {frame.index} of {facts.num_frames}"
-    title += f"   {facts.times[frame.index]:.3f} s   {facts.name}"
+    if facts.has_times:
+        title += f"   {facts.times[frame.index]:.3f} s"
+    title += f"   {facts.name}"
     return make_page(drawn, title=title, font_size=view.canvas.font_size)
 
 
@@ -126,6 +130,9 @@ def why_not(name: str, facts: ClipFacts) -> str | None:
         reason = facts.exactness.split(";")[0]
         return f"there is no residual ({reason}); canonical shards have one"
     if lacking:
+        told = [warning for warning in facts.warnings if warning.startswith(NO_MOTION)]
+        if told and "motion" in lacking:
+            return told[0]
         return f"{facts.name} has no {' and no '.join(sorted(lacking))}"
     if name == "accumulated" and "B" in facts.kinds:
         return (
@@ -144,7 +151,7 @@ def choose_layers(names: Sequence[str] | None, *, facts: ClipFacts) -> tuple[str
     """Check names of layers against a clip.
 
     Args:
-        names: None for the usual ones that the clip has.
+        names: None for the usual ones that the clip has, ``all`` for all that it has.
         facts: Of the clip.
 
     Raises:
@@ -152,13 +159,36 @@ def choose_layers(names: Sequence[str] | None, *, facts: ClipFacts) -> tuple[str
     """
     if names is None:
         return tuple(name for name in DEFAULT_LAYERS if why_not(name, facts) is None) or ("frame",)
-    if not names:
-        raise UserError(f"expected at least one layer of {', '.join(LAYERS)}, got none")
+    check_layers(names)
+    if ALL_LAYERS in names:
+        return available_layers(facts) or ("frame",)
     for name in names:
         if (reason := why_not(name, facts)) is not None:
             there = ", ".join(available_layers(facts)) or "none"
             raise UserError(f"layer {name} of {facts.name}: {reason}; layers there are: {there}")
     return tuple(dict.fromkeys(names))
+
+
+def check_layers(names: Sequence[str]) -> None:
+    """Check names of layers as far as that needs no clip.
+
+    Raises:
+        UserError: If there are none, or a name is neither of ``LAYERS`` nor ``all``.
+    """
+    if not names:
+        raise UserError(f"expected at least one layer of {', '.join(LAYERS)}, got none")
+    for name in names:
+        if name != ALL_LAYERS:
+            _layer(name)
+
+
+def layers_left_out(names: Sequence[str] | None, *, facts: ClipFacts) -> dict[str, str]:
+    """Return why layers are not drawn that nobody named one by one: the usual ones, or all."""
+    if names is None:
+        wanted: Sequence[str] = DEFAULT_LAYERS
+    else:
+        wanted = tuple(LAYERS) if ALL_LAYERS in names else ()
+    return {name: why for name in wanted if (why := why_not(name, facts)) is not None}
 
 
 def needs_of(names: Sequence[str], style: Style) -> Needs:
@@ -172,7 +202,9 @@ def needs_of(names: Sequence[str], style: Style) -> Needs:
 
 def _layer(name: str) -> Layer:
     if name not in LAYERS:
-        raise UserError(f"expected a layer of {', '.join(LAYERS)}, got {name!r}")
+        raise UserError(
+            f"expected a layer of {', '.join(LAYERS)}, got {name!r}{did_you_mean(name, LAYERS)}"
+        )
     return LAYERS[name]
 
 
@@ -189,7 +221,7 @@ def _draw_arrows(view: View) -> Drawn:
     assert motion is not None
     gain = arrow_gain(canvas, view.style)
     picture = draw_arrows(
-        dimmed(canvas.spread_picture(view.frame.picture)), motion, canvas=canvas, gain=gain
+        canvas.spread_dimmed(view.frame.picture), motion, canvas=canvas, gain=gain
     )
     names = ("came from the past, to its block", "goes to the future, from its block")
     keys = list(zip(LIST_COLOURS, names[: len(motion.coverage)], strict=False))
@@ -270,7 +302,7 @@ def _no_warp(view: View) -> str | None:
 
 def _draw_reason(view: View, reason: str, *, name: str) -> Drawn:
     """Say on the darkened frame why the layer is not there."""
-    picture = dimmed(view.canvas.spread_picture(view.frame.picture), light=0.3)
+    picture = view.canvas.spread_dimmed(view.frame.picture, light=0.3)
     if name == "warped":
         width = warped_panel_width(view.canvas)
         height = round(view.canvas.size[1] * width / view.canvas.size[0])

@@ -1,9 +1,4 @@
-"""Which way things move, from the vectors of a frame.
-
-A vector leads from a block to where its content is in the reference picture. Content that list 0
-finds in the past has moved by minus the vector; content that list 1 finds in the future will move
-by the vector.
-"""
+"""Which way things move, from the vectors of a frame; see ``vector_table`` for their signs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,10 +10,9 @@ import numpy.typing as npt
 
 from gopstream.jobs.inspection.inspected import InspectedFrame, SignedResidual
 from gopstream.jobs.inspection.pictures.colour_scales import nice_ceiling
+from gopstream.jobs.inspection.vector_table import LIST_SIGNS
 from gopstream.pipeline.grid import BLOCK, QUARTER_PIXELS, BlockMotion
 
-SIGNS: Final = (-1, 1)
-"""Of the movement that a vector of list 0, of list 1 stands for."""
 FITTED_FRAMES: Final = 48
 """Of how many frames scales are made: enough to meet a few GOPs, few enough to wait for."""
 _LENGTH_PERCENTILE: Final = 95
@@ -65,7 +59,7 @@ def list_movement(motion: BlockMotion, number: int) -> npt.NDArray[np.float32]:
 
     From the reference to the frame for list 0, from the frame to the reference for list 1.
     """
-    scale = np.float32(SIGNS[number] / QUARTER_PIXELS)
+    scale = np.float32(LIST_SIGNS[number] / QUARTER_PIXELS)
     moved: npt.NDArray[np.float32] = motion.motion[number].astype(np.float32) * scale
     return moved
 

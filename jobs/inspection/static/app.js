@@ -5,7 +5,8 @@
 //   #/samples?split=train&query=...     a page of samples; see app_samples.js
 //   #/failures?split=train&reason=...   videos that became no samples
 //   #/overview?split=train              classes, motion, settings
-//   #/clip/train/17?query=...           a sample, with the search that it was found by
+//   #/clip/train/17?query=...&frame=3   a sample, with the search that it was found by
+//   #/?frame=3                          of a target that is one clip
 //
 // Names and labels are hostile: they only ever become text nodes.
 
@@ -55,11 +56,11 @@ class App {
     const { place, parameters } = readHash();
     const [name, split, position] = place;
     if (this.target.is_clip) {
-      this.mount(ClipView, "clip", { split: "-", position: 0, parameters: {} });
+      this.mount(ClipView, "clip", { split: "-", position: 0, parameters });
     } else if (name === "clip" && position !== undefined) {
       this.mount(ClipView, "clip", { split, position: Number(position), parameters });
     } else {
-      const known = name in VIEWS ? name : "samples";
+      const known = Object.hasOwn(VIEWS, name) ? name : "samples";
       const shown = parameters.split ?? this.target.splits[0];
       this.mount(VIEWS[known], known, { split: shown, parameters: { ...parameters, split: shown } });
     }

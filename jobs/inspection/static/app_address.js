@@ -7,6 +7,11 @@ export function hashOf(place, parameters = {}) {
   return `#/${path}${text ? `?${text}` : ""}`;
 }
 
+// Return the frame that parameters name, or null.
+export function frameOf({ frame }) {
+  return /^\d+$/.test(frame ?? "") ? Number(frame) : null;
+}
+
 export function queryOf(parameters) {
   const known = Object.entries(parameters).filter(
     ([, value]) => value !== null && value !== undefined,

@@ -1,6 +1,6 @@
 // One clip in the player, with the way to its neighbours among the samples that were found.
 
-import { hashOf } from "./app_address.js";
+import { frameOf, hashOf, readHash } from "./app_address.js";
 import { ClipSource, ask, clipPath } from "./app_api.js";
 import { PAGE, SEARCHED, questionOf } from "./app_samples.js";
 import { alertBox, count, Latest } from "./app_widgets.js";
@@ -23,14 +23,17 @@ export class ClipView {
     this.links = {};
   }
 
-  async update(parameters) {
-    this.parameters = parameters;
+  async update({ frame, ...parameters }) {
+    this.parameters = parameters; // the search; neighbours do not begin at this frame
     const signal = this.latest.start();
     if (!this.app.target.is_clip) {
       this.drawHead(parameters);
       this.findNeighbours(parameters, signal);
     }
     if (this.player !== null) {
+      if (frameOf({ frame }) !== null) {
+        this.player.seek(frameOf({ frame }));
+      }
       return;
     }
     this.body.replaceChildren(make("p", { className: "app-wait" }, "Opening\u2026"));
@@ -39,13 +42,25 @@ export class ClipView {
       this.source = new ClipSource(this.split, this.position, clip);
       const stage = make("div", { className: "app-player" });
       this.body.replaceChildren(stage);
-      this.player = startPlayer(stage, this.source);
+      this.player = startPlayer(stage, this.source, {
+        frame: frameOf({ frame }),
+        onFrame: (index) => this.noteFrame(index),
+      });
       // A frame that cannot be read is told when it is to be shown.
-      this.source.fillTimeline(() => this.player.timeline.draw()).catch(() => {});
+      this.source.fillTimeline(() => this.player.useNumbers()).catch(() => {});
     } catch (error) {
       if (error.name !== "AbortError") {
         this.body.replaceChildren(alertBox(error.message));
       }
+    }
+  }
+
+  // The address leads back to the frame that is looked at; it makes no steps for going back.
+  noteFrame(index) {
+    const { place, parameters } = readHash();
+    const isHere = this.app.target.is_clip || Number(place[2]) === this.position;
+    if (isHere && parameters.frame !== String(index)) {
+      history.replaceState(null, "", hashOf(place, { ...parameters, frame: index }));
     }
   }
 

@@ -27,6 +27,11 @@ export function questionOf(parameters) {
   );
 }
 
+// A fact of a sample, or nothing: a number that is not known is not zero.
+function known(value, text) {
+  return value === null || value === undefined ? [] : [make("span", {}, text(value))];
+}
+
 export class SamplesView {
   constructor(app, { split }) {
     this.app = app;
@@ -161,9 +166,9 @@ export class SamplesView {
     this.search.cancel();
     const asked = { split: this.split };
     for (const [name, field] of Object.entries(this.fields)) {
-      const value = field.value.trim();
+      const value = name === "label" ? field.value : field.value.trim();
       if (value !== "") {
-        asked[name] = name === "label" ? value.slice(1) : value;
+        asked[name] = name === "label" ? value.slice(1) : value; // behind the "=" of an option
       }
     }
     this.app.go(["samples"], asked, { replace: true });
@@ -201,7 +206,7 @@ export class SamplesView {
       this.summary.append(" \u00b7 ", clear);
     }
     if (samples.length === 0) {
-      this.results.replaceChildren(emptyBox("No sample is like that."));
+      this.results.replaceChildren(emptyBox(...this.whyNone(of)));
       return;
     }
     const cards = samples.map((sample, place) => this.card(sample, offset + place));
@@ -211,6 +216,16 @@ export class SamplesView {
       make("ul", { className: "app-grid" }, ...cards),
       pager({ offset, limit: PAGE, total, link }),
     );
+  }
+
+  whyNone(numSamples) {
+    if (numSamples > 0) {
+      return ["No sample is like that."];
+    }
+    const what = this.app.target.kind === "shard" ? "shard" : "split";
+    const href = hashOf(["failures"], { split: this.split });
+    const failures = make("a", { href }, "Failures");
+    return [`This ${what} holds no sample. `, failures, " says which videos became none, and why."];
   }
 
   card(sample, rank) {
@@ -236,9 +251,9 @@ export class SamplesView {
       make(
         "span",
         { className: "app-card-facts" },
-        make("span", {}, `${number(sample.duration_seconds ?? 0, 1)} s`),
-        make("span", {}, counted(sample.frames ?? 0, "frame")),
-        make("span", {}, `${number(sample.mean_motion_pixels ?? 0)} px`),
+        ...known(sample.duration_seconds, (seconds) => `${number(seconds, 1)} s`),
+        ...known(sample.frames, (frames) => counted(frames, "frame")),
+        ...known(sample.mean_motion_pixels, (pixels) => `${number(pixels)} px`),
       ),
       ...marks,
     );

@@ -2,7 +2,7 @@
 //
 // draw(pen, frame, view): `view` has `clip`, `lists` (which reference lists to show), `pixel`
 // (coded pixels per pixel of the screen), `arrowScale`, and `told`, where a layer leaves a
-// sentence for its legend.
+// sentence for its legend. Titles are those of `gopstream inspect --layers`.
 
 import { blockType, blockVector, frameVectors, movement } from "./blocks.js";
 
@@ -19,6 +19,32 @@ const SPACE_OF_ARROW = 11; // pixels of the screen
 const SHORT_ARROW = 6; // also pixels of the screen
 const STRONG_RESIDUAL = 16; // mean absolute difference that has the heat map's last colour
 const HEAT = [[20, 11, 52], [101, 21, 110], [187, 55, 84], [249, 142, 9], [252, 255, 164]];
+
+// How many times as long as the movement arrows can be drawn.
+export const ARROW_SCALES = [1, 2, 3, 4, 6, 8];
+const LONG_ARROW = 32; // pixels of the screen that a usual long one may take
+
+// Choose the scale at which the usual motion of a clip is seen: one for all of its frames that
+// have numbers, so that they can be compared. `pixel` is that of the whole picture, so that
+// zooming changes nothing.
+export function automaticScale(statistics, pixel) {
+  const lengths = statistics.map((numbers) => numbers?.p95_length ?? 0).filter((one) => one > 0);
+  lengths.sort((one, other) => one - other);
+  const usual = lengths[Math.floor(lengths.length / 2)] ?? 0;
+  return ARROW_SCALES.findLast((scale) => usual * scale <= LONG_ARROW * pixel) ?? 1;
+}
+
+// Say why a frame shows no vector; nothing where it has some.
+export function whyNoVectors(frame) {
+  if (frame.motion === null && frame.vectors === null) {
+    return "The vectors of this frame are not known";
+  }
+  const isEmpty = (array) => array === null || array.data.every((value) => value === 0);
+  if ((frame.vectors?.shape[0] ?? 0) > 0 || !isEmpty(frame.coverage)) {
+    return "";
+  }
+  return frame.kind === "I" ? "I-frame: no vectors" : "No vectors in this frame";
+}
 
 // Motion that has full colour, in pixels: one for the clip, so that frames can be compared.
 export function fullColourLength(clip) {
@@ -159,7 +185,11 @@ export function shownVectors(frame, view) {
 
 function drawArrows(pen, frame, view) {
   const { vectors, count } = shownVectors(frame, view);
-  view.told.arrows = vectors.length < count ? `${vectors.length} of ${count}; zoom in for more` : "";
+  const told = [`drawn ${view.arrowScale} \u00d7 as long`];
+  if (vectors.length < count) {
+    told.push(`${vectors.length} of ${count}; zoom in for more`);
+  }
+  view.told.arrows = count > 0 ? told.join(" \u00b7 ") : "";
   pen.lineCap = "round";
   pen.lineJoin = "round";
   for (const list of view.lists) {
@@ -212,7 +242,8 @@ function traceArrow(lines, dots, { list, x: centreX, y: centreY }, [dx, dy], pix
 export const LAYERS = [
   {
     name: "picture",
-    title: "Picture",
+    title: "Frame",
+    hint: "The picture.",
     has: (frame) => frame.picture !== null,
     draw: (pen, frame, view) => drawPicture(pen, frame.picture, view),
     plane: (planes) => planes.includes("frames"),
@@ -222,6 +253,7 @@ export const LAYERS = [
   {
     name: "signed",
     title: "Residual, signed",
+    option: "residual_signed",
     hint: "Decoded minus predicted luma, four times, around grey; intra blocks are grey.",
     has: (frame) => frame.residualPicture !== null,
     draw: (pen, frame, view) => drawPicture(pen, frame.residualPicture, view),
@@ -231,6 +263,7 @@ export const LAYERS = [
   {
     name: "heat",
     title: "Residual, heat",
+    option: "residual_heat",
     hint: "Mean absolute luma difference of each predicted block.",
     has: (frame) => frame.residual !== null,
     draw: drawHeat,
@@ -240,8 +273,8 @@ export const LAYERS = [
   },
   {
     name: "types",
-    title: "Block types",
-    hint: "Where each block was predicted from.",
+    title: "Coverage",
+    hint: "What predicts each block: the past, the future, both, or nothing (intra).",
     has: (frame) => frame.coverage !== null,
     draw: drawTypes,
     plane: (planes) => planes.includes("motion"),
@@ -250,7 +283,7 @@ export const LAYERS = [
   },
   {
     name: "colours",
-    title: "Motion, colours",
+    title: "Colours",
     hint: "Colour is the direction things move, strength is how far.",
     has: (frame) => frame.motion !== null,
     draw: drawColours,
@@ -261,7 +294,7 @@ export const LAYERS = [
   {
     name: "partition",
     title: "Partition",
-    hint: "Blocks with a vector of their own.",
+    hint: "Outlines of the blocks that have a vector of their own.",
     has: (frame) => frame.vectors !== null || frame.motion !== null,
     draw: drawPartition,
     plane: (planes) => planes.includes("motion") || planes.includes("vectors"),
@@ -269,8 +302,8 @@ export const LAYERS = [
   },
   {
     name: "arrows",
-    title: "Motion, arrows",
-    hint: "The way things move: from the past to the block, from the block to the future.",
+    title: "Arrows",
+    hint: "The way things move: from where the content was to the block, or on to where it will be.",
     has: (frame) => frame.vectors !== null || frame.motion !== null,
     draw: drawArrows,
     plane: (planes) => planes.includes("motion") || planes.includes("vectors"),

@@ -1,4 +1,5 @@
-// The panels beside the stage: layers, the block under the pointer, the frame, the clip.
+// What is around the stage: the header, and panels of layers, the block under the pointer, the
+// frame and the clip.
 
 import { LISTS, blockType, blockVector, movement, vectorsAt } from "./blocks.js";
 import { fillFacts, make, number, percent } from "./elements.js";
@@ -23,6 +24,26 @@ const ARROWS = ["\u2192", "\u2198", "\u2193", "\u2199", "\u2190", "\u2196", "\u2
 export function panel(title, name, ...children) {
   const heading = make("h2", {}, title);
   return make("section", { className: `panel panel-${name}` }, heading, ...children);
+}
+
+export function playerHeader(clip, help) {
+  const hasVectors = clip.num_lists > 0;
+  const chips = [
+    clip.label === null ? "" : make("span", { className: "chip" }, clip.label),
+    make("span", { className: "chip quiet" }, hasVectors ? `${clip.mode} vectors` : "no vectors"),
+    clip.exactness === "exact"
+      ? make("span", { className: "chip good" }, "exact residual")
+      : make("span", { className: "chip quiet", title: clip.exactness }, "no exact residual"),
+  ];
+  const button = make("button", { type: "button", className: "quiet", title: "Help (?)" }, "?");
+  button.setAttribute("aria-label", "Help: layers and keys");
+  button.addEventListener("click", () => help.showModal());
+  const name = make("h1", { title: clip.name }, clip.name);
+  const header = make("header", { className: "player-header" }, name, ...chips, button);
+  if (clip.warnings.length > 0) {
+    header.append(make("div", { className: "warnings", role: "note" }, lines(clip.warnings)));
+  }
+  return header;
 }
 
 // A switch and a slider for each layer that the clip has.
@@ -75,7 +96,8 @@ const LEGENDS = {
       swatch(ARROW_COLOUR_OF_LIST[list], clip.num_lists > 1 ? `${name} reference` : "vector"),
     );
     const told = make("span", { "data-told": "arrows" });
-    return make("div", { className: "legend" }, ...marks, told);
+    const what = "the way things move";
+    return make("div", { className: "legend" }, ...marks, what, told);
   },
   heat: () => {
     const bar = make("i", { className: "ramp" });
@@ -104,9 +126,14 @@ function glyph(x, y) {
   return x === 0 && y === 0 ? "\u00b7" : ARROWS[Math.round(Math.atan2(y, x) / (Math.PI / 4) + 8) % 8];
 }
 
-function vectorText(dx, dy, list) {
-  const length = number(Math.hypot(dx, dy));
-  return `(${number(dx)}, ${number(dy)}) px ${glyph(...movement(list, dx, dy))} ${length}`;
+function pixels(x, y) {
+  return `(${number(x)}, ${number(y)}) px`;
+}
+
+// The codec's vector leads to where a block comes from: content has moved the other way.
+function movedText(dx, dy, list) {
+  const [x, y] = movement(list, dx, dy);
+  return `${pixels(x, y)} ${glyph(x, y)}`;
 }
 
 // Return rows of facts of the block that holds a pixel, and its rectangle.
@@ -122,13 +149,17 @@ export function blockFacts(clip, frame, [x, y]) {
   LISTS.forEach((name, list) => {
     const vector = blockVector(frame, list, position);
     if (vector !== null) {
-      rows.push([`Vector to ${name}`, vectorText(...vector, list), `vector-${name}`]);
+      const length = number(Math.hypot(...vector));
+      rows.push([`Vector to ${name}`, `${pixels(...vector)}, length ${length}`, `vector-${name}`]);
+      const moves = list === 0 ? "Content moved by" : "Will move by";
+      rows.push([moves, movedText(...vector, list), `moved-${name}`]);
     }
   });
   const found = vectorsAt(frame, x, y);
   if (found.length > 0) {
     const texts = found.map((one) => {
-      const motion = frame.motion === null ? `: ${vectorText(one.dx, one.dy, one.list)}` : "";
+      const moved = movedText(one.dx, one.dy, one.list);
+      const motion = frame.motion === null ? `: ${pixels(one.dx, one.dy)}, content moves by ${moved}` : "";
       return `${one.width} \u00d7 ${one.height} ${LISTS[one.list]}${motion}`;
     });
     rows.push(["Partition", lines(texts), "partition"]);
@@ -180,18 +211,41 @@ function plainText(value) {
   return value !== null && typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
-export function clipFacts(clip) {
+// The panel of the clip: what everybody asks first, the rest behind a click.
+export function clipPanel(clip) {
+  const facts = (rows) => {
+    const list = make("dl", { className: "facts" });
+    fillFacts(list, rows);
+    return list;
+  };
+  const more = (title, name, content) =>
+    make("details", { "data-more": name }, make("summary", {}, title), content);
+  const parts = [facts(clipFacts(clip))];
+  if (clip.exactness !== "exact") {
+    const reasons = lines(clip.exactness.split("; "));
+    reasons.className = "reasons";
+    parts.push(more("Why there is no exact residual", "exactness", reasons));
+  }
+  const stream = Object.entries(clip.stream).filter(([, value]) => value !== null);
+  if (stream.length > 0) {
+    const rows = stream.map(([name, value]) => [name.replaceAll("_", " "), plainText(value)]);
+    parts.push(more("All that is known of the stream", "stream", facts(rows)));
+  }
+  return panel("Clip", "clip", ...parts);
+}
+
+function clipFacts(clip) {
   const counts = ["I", "P", "B", "?"].map((kind) => [kind, clip.kinds.split(kind).length - 1]);
   const kinds = counts.filter(([, count]) => count > 0).map(([kind, count]) => `${count} ${kind}`);
   const [, , width, height] = clip.display_rect;
-  const rows = [
-    ["Source", `${clip.source}, ${clip.mode} vectors`, "source"],
+  const vectors = clip.num_lists > 0 ? `${clip.mode} vectors` : "no vectors";
+  const hint = clip.source === "video" ? "; extract --mode canonical makes one" : "";
+  return [
+    ["Source", `${clip.source}, ${vectors}`, "source"],
     ...(clip.label === null ? [] : [["Label", clip.label, "label"]]),
     ["Frames", `${clip.kinds.length} (${kinds.join(", ")})`, "frames"],
     ["Shown", `${width} \u00d7 ${height}`, "shown"],
     ["Coded", clip.coded_size.join(" \u00d7 "), "coded"],
-    ["Residual", lines(clip.exactness.split("; ")), "exactness"],
+    ["Residual", clip.exactness === "exact" ? "exact" : `none that is exact${hint}`, "exactness"],
   ];
-  const stream = Object.entries(clip.stream).filter(([, value]) => value !== null);
-  return [...rows, ...stream.map(([name, value]) => [name.replaceAll("_", " "), plainText(value)])];
 }

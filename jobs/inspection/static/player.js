@@ -1,8 +1,11 @@
 // The player: looks at one clip frame by frame.
 //
 //   import { startPlayer } from "./player.js";
-//   const player = startPlayer(element, source);   // fills `element`
-//   player.stop();                                 // lets go of listeners, empties `element`
+//   const player = startPlayer(element, source, { frame, onFrame });   // fills `element`
+//   player.stop();   // lets go of listeners, empties `element`
+//
+// `frame` is the one to begin with, or null: the first that is predicted, for I-frames have no
+// vectors. `onFrame(i)` is told, soon, which frame is looked at; not while it plays.
 //
 // `source` is where the clip comes from; the page reads it from itself, the app from its server:
 //
@@ -15,27 +18,29 @@
 // Names and labels are hostile: they only ever become text nodes.
 // A page needs player.css, <meta name="viewport"> and, in its policy, img-src data:.
 
-import { choice, drawIcon, helpDialog, iconButton } from "./controls.js";
+import { choice, drawIcon, helpDialog, iconButton, keyAction } from "./controls.js";
 import { fillFacts, make, number } from "./elements.js";
-import { LAYERS } from "./layers.js";
-import { blockFacts, clipFacts, frameFacts, layersPanel, panel } from "./panels.js";
+import { ARROW_SCALES, LAYERS } from "./layers.js";
+import { blockFacts, clipPanel, frameFacts, layersPanel, panel, playerHeader } from "./panels.js";
 import { FrameCache } from "./payloads.js";
 import { Stage } from "./stage.js";
 import { MEASURES, Timeline } from "./timeline.js";
 
 const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 4];
-const ARROW_SCALES = [1, 2, 4, 8];
 const AHEAD = 4; // frames that are read before they are needed while playing
-export function startPlayer(element, source) {
-  const player = new Player(source);
+const TOLD_AFTER = 200; // milliseconds: browsers limit how often an address may change
+
+export function startPlayer(element, source, { frame = null, onFrame = () => {} } = {}) {
+  const player = new Player(source, onFrame);
   element.replaceChildren(player.element);
-  player.start();
+  player.start(frame);
   return player;
 }
 
 class Player {
-  constructor(source) {
+  constructor(source, onFrame) {
     this.clip = source.clip;
+    this.onFrame = onFrame;
     this.frames = new FrameCache(source);
     this.first = this.clip.first;
     this.last = this.clip.last;
@@ -46,12 +51,14 @@ class Player {
     this.playing = false;
     this.loop = true;
     this.speed = 1;
+    this.timeline = new Timeline(this.clip, { onSeek: (index) => this.seek(index) });
     this.state = {
       layers: Object.fromEntries(
         LAYERS.map(({ name, shown, opacity }) => [name, { shown: shown === true, opacity }]),
       ),
       lists: [0, 1],
-      arrowScale: 1,
+      arrowScale: null,
+      statistics: this.timeline.statistics,
     };
     this.stage = new Stage(this.clip, {
       state: this.state,
@@ -65,18 +72,39 @@ class Player {
         }
       },
     });
-    this.timeline = new Timeline(this.clip, { onSeek: (index) => this.seek(index) });
     this.element = this.build();
-    this.onKey = (event) => this.key(event);
+    this.sizes = new ResizeObserver(() => this.leaveRoom());
+    this.onKey = (event) => {
+      const action = keyAction(this, event);
+      if (action !== undefined) {
+        event.preventDefault();
+        action();
+      }
+    };
   }
 
-  start() {
+  start(frame) {
     document.addEventListener("keydown", this.onKey);
-    this.seek(this.first);
+    this.sizes.observe(this.element);
+    this.seek(frame ?? this.firstWithVectors());
+  }
+
+  firstWithVectors() {
+    const kinds = this.clip.num_lists > 0 ? this.clip.kinds.slice(this.first, this.last + 1) : "";
+    return this.first + Math.max(0, kinds.search(/[PB]/));
+  }
+
+  // More numbers of frames are known.
+  useNumbers() {
+    this.timeline.draw();
+    this.stage.redraw();
   }
 
   stop() {
     this.playing = false;
+    clearTimeout(this.telling);
+    this.onFrame = () => {}; // a frame may still come
+    this.sizes.disconnect();
     document.removeEventListener("keydown", this.onKey);
     this.stage.stop();
     this.timeline.stop();
@@ -87,43 +115,30 @@ class Player {
     this.blockList = make("dl", { className: "facts" });
     this.blockHint = make("p", { className: "hint" });
     this.frameList = make("dl", { className: "facts" });
-    const clipList = make("dl", { className: "facts" });
-    fillFacts(clipList, clipFacts(this.clip));
     this.problem = make("p", { className: "problem", role: "alert", hidden: true });
     this.layers = layersPanel(this.clip, this.state, () => this.stage.redraw());
     this.layers.append(...this.viewChoices());
     const main = make("div", { className: "player-main" });
-    main.append(this.stage.element, this.problem, this.transport(), this.timelineBox());
+    this.timelineBox = this.makeTimelineBox();
+    main.append(this.stage.element, this.problem, this.transport(), this.timelineBox);
     const side = make("div", { className: "player-side" });
     side.append(
       panel("Block", "block", this.blockHint, this.blockList),
       this.layers,
       panel("Frame", "frame", this.frameList),
-      panel("Clip", "clip", clipList),
+      clipPanel(this.clip),
     );
-    this.help = helpDialog();
-    return make("div", { className: "player" }, this.header(), main, side, this.help);
+    this.help = helpDialog(this.clip);
+    const header = playerHeader(this.clip, this.help);
+    return make("div", { className: "player" }, header, main, side, this.help);
   }
 
-  header() {
-    const { clip } = this;
-    const chips = [
-      clip.label === null ? "" : make("span", { className: "chip" }, clip.label),
-      make("span", { className: "chip quiet" }, `${clip.mode} vectors`),
-      clip.exactness === "exact"
-        ? make("span", { className: "chip good" }, "exact residual")
-        : make("span", { className: "chip quiet", title: clip.exactness }, "no exact residual"),
-    ];
-    const help = make("button", { type: "button", className: "quiet", title: "Keyboard (?)" }, "?");
-    help.setAttribute("aria-label", "Help: keyboard");
-    help.addEventListener("click", () => this.help.showModal());
-    const name = make("h1", { title: clip.name }, clip.name);
-    const header = make("header", { className: "player-header" }, name, ...chips, help);
-    if (clip.warnings.length > 0) {
-      const list = make("ul", {}, ...clip.warnings.map((text) => make("li", {}, text)));
-      header.append(make("div", { className: "warnings", role: "note" }, list));
-    }
-    return header;
+  // The picture takes what the header and the timeline leave of the window; see player.css.
+  leaveRoom() {
+    const stage = this.stage.element.getBoundingClientRect();
+    const below = this.timelineBox.getBoundingClientRect().bottom - stage.bottom;
+    const around = Math.ceil(stage.top + window.scrollY + below);
+    this.element.style.setProperty("--around", `${around}px`);
   }
 
   transport() {
@@ -172,9 +187,10 @@ class Player {
       choices.push(references);
     }
     if (this.clip.planes.includes("motion") || this.clip.planes.includes("vectors")) {
-      const options = ARROW_SCALES.map((scale) => [scale, `${scale} \u00d7 as long`]);
-      const scales = choice("Arrows", options, 1, (value) => {
-        this.state.arrowScale = Number(value);
+      const fixed = ARROW_SCALES.map((scale) => [scale, `${scale} \u00d7 as long`]);
+      const options = [["", "automatic length"], ...fixed];
+      const scales = choice("Arrows", options, "", (value) => {
+        this.state.arrowScale = value === "" ? null : Number(value);
         this.stage.redraw();
       });
       choices.push(scales);
@@ -182,7 +198,7 @@ class Player {
     return choices;
   }
 
-  timelineBox() {
+  makeTimelineBox() {
     const options = MEASURES.filter(({ plane }) => this.clip.planes.includes(plane));
     const head = make("div", { className: "timeline-head" });
     if (options.length > 0) {
@@ -231,6 +247,14 @@ class Player {
     this.stage.show(frame);
     this.timeline.show(frame);
     this.showBlock();
+    this.tellFrame();
+  }
+
+  tellFrame() {
+    clearTimeout(this.telling);
+    if (!this.playing) {
+      this.telling = setTimeout(() => this.onFrame(this.index), TOLD_AFTER);
+    }
   }
 
   step(count) {
@@ -260,6 +284,7 @@ class Player {
   pause() {
     this.playing = false;
     this.showPlaying();
+    this.tellFrame();
   }
 
   showPlaying() {
@@ -343,51 +368,6 @@ class Player {
   fit() {
     this.stage.zoomBy(0);
     this.zoomNote.textContent = "fit";
-  }
-
-  key(event) {
-    const { tagName, type } = event.target;
-    const typing = tagName === "SELECT" || (tagName === "INPUT" && type !== "checkbox");
-    if (event.ctrlKey || event.metaKey || event.altKey || typing || this.help.open) {
-      return;
-    }
-    const pressed = tagName === "BUTTON" || tagName === "INPUT" || tagName === "SUMMARY";
-    if (pressed && (event.key === " " || event.key === "Enter")) {
-      return;
-    }
-    const action = this.actions()[event.key];
-    if (action !== undefined) {
-      event.preventDefault();
-      action(event);
-    }
-  }
-
-  actions() {
-    const steps = (event, direction) => this.step(direction * (event.shiftKey ? 10 : 1));
-    const boxes = [...this.layers.querySelectorAll("input[type=checkbox]")];
-    const letters = {
-      r: () => this.nextReferences(),
-      l: () => this.toggleLoop(),
-    };
-    return {
-      ...Object.fromEntries(boxes.map((box, position) => [position + 1, () => box.click()])),
-      ...letters,
-      R: letters.r,
-      L: letters.l,
-      " ": () => this.toggle(),
-      ArrowLeft: (event) => steps(event, -1),
-      ArrowRight: (event) => steps(event, 1),
-      Home: () => this.step(-Infinity),
-      End: () => this.step(Infinity),
-      "[": () => this.stepToIntra(-1),
-      "]": () => this.stepToIntra(1),
-      "+": () => this.stage.zoomBy(1.5),
-      "=": () => this.stage.zoomBy(1.5),
-      "-": () => this.stage.zoomBy(1 / 1.5),
-      0: () => this.fit(),
-      Escape: () => this.lookAt(null, true),
-      "?": () => this.help.showModal(),
-    };
   }
 
   nextReferences() {

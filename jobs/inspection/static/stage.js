@@ -1,13 +1,14 @@
 // The stage: draws the layers of a frame, zooms, and tells which pixel the pointer is on.
 
 import { make, matchPixels } from "./elements.js";
-import { LAYERS } from "./layers.js";
+import { LAYERS, automaticScale, whyNoVectors } from "./layers.js";
 
 const STRONGEST_ZOOM = 48; // screen pixels per coded pixel
 const CLICK_DISTANCE = 5;
 
 export class Stage {
-  // `state` has `layers` (by name: {shown, opacity}), `lists` and `arrowScale`; `onPoint` is
+  // `state` has `layers` (by name: {shown, opacity}), `lists`, `arrowScale` (null: by itself) and
+  // `statistics`, of all frames whose numbers are known; `onPoint` is
   // called with the [x, y] of a pixel of the coded picture or null, and whether it was chosen;
   // `onTold` with what layers have to say, by their names.
   constructor(clip, { state, onPoint, onZoom, onTold }) {
@@ -24,7 +25,8 @@ export class Stage {
     this.centre = [x + width / 2, y + height / 2];
     this.canvas = make("canvas", { className: "stage-canvas", role: "img" });
     this.canvas.setAttribute("aria-label", "The frame with its layers");
-    this.element = make("div", { className: "stage" }, this.canvas);
+    this.note = make("p", { className: "stage-note", role: "status", hidden: true });
+    this.element = make("div", { className: "stage" }, this.canvas, this.note);
     this.element.style.aspectRatio = `${width} / ${height}`;
     this.sizes = new ResizeObserver(() => this.redraw());
     this.sizes.observe(this.element);
@@ -86,6 +88,7 @@ export class Stage {
     pen.clip();
     this.drawLayers(pen);
     pen.restore();
+    this.tellVectors();
     if (this.marked !== null) {
       this.drawMark(pen);
     }
@@ -96,7 +99,7 @@ export class Stage {
     const view = {
       clip: this.clip,
       lists: this.state.lists,
-      arrowScale: this.state.arrowScale,
+      arrowScale: this.state.arrowScale ?? this.automaticScale(),
       pixel: 1 / this.scale,
       told: {},
     };
@@ -111,6 +114,20 @@ export class Stage {
     }
     pen.globalAlpha = 1;
     this.onTold(view.told);
+  }
+
+  automaticScale() {
+    return automaticScale(this.state.statistics, 1 / this.fitScale());
+  }
+
+  // Where arrows are asked for and there are none, say why.
+  tellVectors() {
+    const { arrows } = this.state.layers;
+    const why = arrows.shown && this.clip.num_lists > 0 ? whyNoVectors(this.frame) : "";
+    if (this.note.textContent !== why) {
+      this.note.textContent = why;
+      this.note.hidden = why === "";
+    }
   }
 
   drawMark(pen) {

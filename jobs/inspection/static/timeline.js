@@ -3,16 +3,16 @@
 import { make, matchPixels, number, percent } from "./elements.js";
 
 // What a bar can show. Intra blocks are not predicted: their residual is stored against 128, and
-// would dwarf all others. `plane` is what the clip must have for it.
+// would dwarf all others. `plane` is what the clip must have for it; the first that it has is shown.
 export const MEASURES = [
-  ["predicted_energy", "Residual energy", "residual", (value) => `mean |r| ${number(value)}`],
-  ["residual_energy", "... with intra blocks", "residual", (value) => `mean |r| ${number(value)}`],
-  ["zero_macroblocks", "Macroblocks without residual", "residual", percent],
   ["mean_length", "Mean motion", "motion", (value) => `${number(value)} px`],
   ["max_length", "Longest motion", "motion", (value) => `${number(value)} px`],
   ["covered", "Predicted blocks", "motion", percent],
   ["intra", "Intra blocks", "motion", percent],
   ["num_vectors", "Vectors", "vectors", (value) => `${value} vectors`],
+  ["predicted_energy", "Residual energy", "residual", (value) => `mean |r| ${number(value)}`],
+  ["residual_energy", "... with intra blocks", "residual", (value) => `mean |r| ${number(value)}`],
+  ["zero_macroblocks", "Macroblocks without residual", "residual", percent],
 ].map(([name, title, plane, text]) => ({ name, title, plane, text }));
 
 const HEIGHT_OF_LETTERS = 16;
@@ -185,18 +185,17 @@ export class Timeline {
   }
 
   drawNumbers(pen, { colour, step, width, bottom }) {
-    const interval = INTERVALS.find((frames) => frames * step >= SPACE_OF_NUMBER) ?? Infinity;
+    const interval = INTERVALS.find((frames) => frames * step >= SPACE_OF_NUMBER) ?? 1e6;
     pen.font = "11px system-ui, sans-serif";
     pen.fillStyle = colour("muted");
     pen.textAlign = "center";
     pen.textBaseline = "bottom";
-    for (let place = 0; place < this.numFrames; place += 1) {
-      const text = String(this.first + place);
+    const last = this.first + this.numFrames - 1;
+    for (let index = Math.ceil(this.first / interval) * interval; index <= last; index += interval) {
+      const text = String(index);
       const half = pen.measureText(text).width / 2;
-      if ((this.first + place) % interval === 0) {
-        const x = Math.min(Math.max((place + 0.5) * step, half), width - half);
-        pen.fillText(text, x, bottom);
-      }
+      const x = Math.min(Math.max((index - this.first + 0.5) * step, half), width - half);
+      pen.fillText(text, x, bottom);
     }
   }
 

@@ -53,7 +53,7 @@ def test_what_comes_before_the_first_i_frame_is_a_group_too():
 def test_many_patterns_and_long_ones_are_cut_short_in_the_text(tmp_path):
     video = make_video(tmp_path, num_frames=12)
     text = clip_summary(open_clip(str(video))).text
-    assert "2, 6 / 6 / 6 frames (shortest, median, longest)" in text
+    assert "2 groups of 6 / 6 / 6 frames (shortest, median, longest)" in text
     assert "2 x IPPPPP (6 frames)" in text
 
 
@@ -132,7 +132,8 @@ def test_labels_names_and_facts_are_shown_as_text(b_video):
     assert (content["label"], content["name"]) == (HOSTILE_LABEL, "[red]a")
     assert HOSTILE_LABEL in text
     assert "[red]a: a video" in text
-    assert "encoder x264 \\x1b]0;title\\x07 [bold]; gop sizes 1, 2" in text
+    assert ["encoder", "x264", "\\x1b]0;title\\x07", "[bold]"] in told(text)
+    assert ["gop", "sizes", "1,", "2"] in told(text)
     assert content["stream"] == stream
 
 
@@ -143,6 +144,23 @@ def test_a_dump_without_kinds_has_one_row(tmp_path):
     assert list(content["kinds"]) == ["?"]
     assert content["fps"] is None
     assert "time stamps unknown" in text
+
+
+def test_a_dump_s_frame_numbers_are_no_seconds(tmp_path):
+    clip = open_clip(str(make_dump(make_video(tmp_path, num_frames=6), tmp_path / "dump")))
+    assert "time unknown" in frame_summary(clip, 3).text
+    assert frame_summary(clip, 3).content["seconds"] is None
+    summary = clip_summary(clip, with_frames=True)
+    assert {row["seconds"] for row in summary.content["frames"]} == {None}
+    assert (summary.content["fps"], "time stamps unknown" in summary.text) == (None, True)
+
+
+def test_facts_that_json_cannot_hold_are_told_all_the_same(b_video):
+    clip = open_clip(str(b_video))
+    clip.facts = replace(clip.facts, stream={"rate": float("nan"), "parts": {"a": {1}}})
+    content = clip_summary(clip).content
+    assert content["stream"] == {"rate": None, "parts": {"a": [1]}}
+    assert content == json.loads(json.dumps(content, allow_nan=False))
 
 
 def test_control_characters_are_shown_not_sent():
@@ -208,9 +226,9 @@ def test_the_longest_vectors_come_first_of_equals_the_upper_left_one():
 def test_without_the_decoder_s_vectors_blocks_of_the_grid_are_listed():
     motion, coverage = np.zeros((2, 2, 3, 2), np.int16), np.zeros((2, 2, 3), np.uint8)
     motion[1, 1, 2], coverage[1, 1, 2] = (-6, 8), 1
-    coverage[0, 0, 0] = 1
+    motion[0, 0, 1], coverage[0, 0, :2] = (0, 1), 1  # the third has no length
     first, second = largest_vectors(listed(motion=BlockMotion(motion, coverage)))
     assert (first["x"], first["y"], first["width"], first["to"]) == (16, 8, 8, "future")
     assert (first["dx"], first["dy"], first["length"]) == (-1.5, 2.0, 2.5)
-    assert (second["to"], second["length"]) == ("past", 0.0)
+    assert (second["x"], second["to"], second["length"]) == (8, "past", 0.25)
     assert largest_vectors(listed()) == []

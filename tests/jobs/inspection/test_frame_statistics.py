@@ -156,6 +156,16 @@ def test_many_frames_have_the_percentiles_of_all_their_lengths():
     assert found.mean_length == pytest.approx(np.mean(lengths))
 
 
+def test_vectors_beyond_all_pictures_take_no_memory():
+    """A dump's table may hold them; a bin for each sixteenth of a pixel would take 64 GiB."""
+    table = np.array([row(-1, 8, 8, (2**31 - 1, 0), scale=1)], np.int32)
+    meter = StatisticsMeter()
+    meter.add(frame(vectors=table))
+    (kind,) = meter.kinds()
+    assert kind.max_length == 2**31 - 1
+    assert kind.median_length == 16384  # or more
+
+
 def test_for_json_numbers_are_short_and_unknown_ones_null():
     content = statistics_content(frame_statistics(frame(motion=grid({(0, 0): (1, 1)}))))
     assert content["mean_length"] == 0.3536

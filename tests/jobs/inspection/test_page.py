@@ -85,6 +85,9 @@ def test_vectors_are_sent_in_quarter_pixels_whatever_their_scale():
     )
     assert VECTOR_COLUMNS == ("source", "w", "h", "dst_x", "dst_y", "motion_x", "motion_y")
     assert player_vectors(rows).tolist() == [[-1, 16, 8, 24, 12, -3, 5], [1, 8, 8, 4, 4, -6, 10]]
+    rows[0, 7:9] = 2**31 - 1, -(2**31)  # of a dump: as long as can be sent
+    rows[0, 9] = 1
+    assert player_vectors(rows)[0, -2:].tolist() == [2**15 - 1, -(2**15)]
 
 
 def test_a_frame_is_sent_as_it_is(clip):
@@ -131,7 +134,7 @@ def test_times_that_are_no_numbers_are_null(clip):
 
 
 def test_a_dumps_numbers_of_frames_are_no_times(clip):
-    facts = replace(clip.facts, source="dump", times=np.arange(8.0))
+    facts = replace(clip.facts, times=np.arange(8.0), has_times=False)
     (frame,) = clip.frames(2, 3)
     assert clip_payload(facts)["times"] == [None] * 8
     assert frame_payload(frame, facts)["time"] is None

@@ -10,9 +10,11 @@ from browser import (
     DESKTOP,
     PHONE,
     canvas_pixels,
+    go_to_frame,
     keep_screenshot,
     opened_page,
     running_browser,
+    wait_for_frame,
 )
 from gopstream.jobs.inspection.clip_payload import block_residual
 from gopstream.jobs.inspection.dataset_page import write_dataset_page
@@ -54,21 +56,6 @@ def with_b_frames(tmp_path_factory):
     clip = open_clip(str(make_video(folder, b_frames=True, size=128, num_frames=12)))
     write_page(clip, folder / "clip.html")
     return clip, (folder / "clip.html").as_uri()
-
-
-def go_to(page, address, index=0):
-    """Open a page and wait until a frame is drawn."""
-    page.goto(address)
-    page.wait_for_selector(".stage[data-drawn='0']")
-    if index:
-        page.get_by_label("Frame number").fill(str(index))
-        page.keyboard.press("Enter")
-        wait_for(page, index)
-        page.locator("h1").click()  # leaves the entry
-
-
-def wait_for(page, index):
-    page.wait_for_selector(f".player[data-frame='{index}'] .stage[data-drawn='{index}']")
 
 
 def wait_for_frames(page, number):
@@ -125,7 +112,8 @@ def show_only(page, *names):
 def test_the_page_asks_for_nothing_but_itself(browser, exact):
     clip, address = exact
     with opened_page(browser) as page:
-        go_to(page, address)
+        page.goto(address)
+        wait_for_frame(page, 1)
         assert page.requested == [address]
         assert page.locator("h1").inner_text() == clip.facts.name
 
@@ -134,7 +122,7 @@ def test_a_label_stays_text(browser, exact):
     _, address = exact
     with opened_page(browser) as page:
         page.on("dialog", lambda dialog: page.faults.append(dialog.message))
-        go_to(page, address)
+        go_to_frame(page, address)
         assert page.locator(".chip").first.inner_text() == HOSTILE_LABEL
         assert page.locator("[data-fact=label]").inner_text() == HOSTILE_LABEL
         assert page.locator("main b").count() == 0
@@ -144,7 +132,7 @@ def test_the_picture_is_the_frames(browser, exact):
     clip, address = exact
     (frame,) = clip.frames(3, 4)
     with opened_page(browser) as page:
-        go_to(page, address, 3)
+        go_to_frame(page, address, 3)
         show_only(page, "picture")
         pixels = [(4, 4), (40, 24), (60, 9), (21, 55)]
         shown = stage_colours(page, clip, [(x + 0.5, y + 0.5) for x, y in pixels])
@@ -156,7 +144,7 @@ def test_the_picture_is_the_frames(browser, exact):
 def test_play_shows_every_frame_in_turn_to_the_end_or_around(browser, exact):
     _, address = exact
     with opened_page(browser) as page:
-        go_to(page, address)
+        go_to_frame(page, address)
         page.evaluate(
             """() => {
                 window.shown = [];
@@ -185,7 +173,7 @@ def test_keys_step_and_toggle(browser, exact):
     clip, address = exact
     second_intra = clip.facts.kinds.index("I", 1)
     with opened_page(browser) as page:
-        go_to(page, address)
+        go_to_frame(page, address)
         for key, index in [
             ("ArrowRight", 1),
             ("ArrowRight", 2),
@@ -197,7 +185,7 @@ def test_keys_step_and_toggle(browser, exact):
             ("Shift+ArrowLeft", 0),
         ]:
             page.keyboard.press(key)
-            wait_for(page, index)
+            wait_for_frame(page, index)
         assert page.locator("#layer-picture").is_checked()
         page.keyboard.press("1")
         assert not page.locator("#layer-picture").is_checked()
@@ -212,7 +200,7 @@ def test_keys_step_and_toggle(browser, exact):
 def test_layers_are_drawn_while_they_are_on(browser, exact):
     _, address = exact
     with opened_page(browser) as page:
-        go_to(page, address, 2)
+        go_to_frame(page, address, 2)
         for layer in ("signed", "heat", "types", "colours", "partition", "arrows"):
             show_only(page, "picture")
             without = canvas_pixels(page, ".stage-canvas").astype(int)
@@ -231,7 +219,7 @@ def test_hover_tells_the_arrays_numbers(browser, exact):
     (frame,) = clip.frames(3, 4)
     residual = block_residual(frame.residual)
     with opened_page(browser) as page:
-        go_to(page, address, 3)
+        go_to_frame(page, address, 3)
         for row, column in [*np.ndindex(3, 8), (7, 0), (7, 7)]:
             facts = facts_at(page, clip, 8 * column + 5, 8 * row + 2)
             assert facts["block"] == f"column {column}, row {row}"
@@ -243,7 +231,12 @@ def test_hover_tells_the_arrays_numbers(browser, exact):
             assert float(mean) == pytest.approx(int(total) / 64, abs=0.00501)
             assert ("vector-past" in facts) == is_covered
             if is_covered:
-                assert_vector(facts["vector-past"], frame.motion.motion[0, row, column])
+                vector = frame.motion.motion[0, row, column]
+                assert_vector(facts["vector-past"], vector)
+                moved = re.match(r"\((.*), (.*)\) px", facts["moved-past"])
+                assert [float(one) for one in moved.groups()] == pytest.approx(
+                    -vector / 4, abs=0.01
+                )
 
 
 def test_hover_tells_both_vectors_of_a_b_frame(browser, with_b_frames):
@@ -253,7 +246,7 @@ def test_hover_tells_both_vectors_of_a_b_frame(browser, with_b_frames):
     kinds = {(1, 0): "from the past", (0, 1): "from the future", (1, 1): "from past and future"}
     seen = set()
     with opened_page(browser) as page:
-        go_to(page, address, frame.index)
+        go_to_frame(page, address, frame.index)
         for kind, words in kinds.items():
             for row, column in np.argwhere((coverage == np.reshape(kind, (2, 1, 1))).all(0))[:3]:
                 facts = facts_at(page, clip, 8 * column, 8 * row)
@@ -268,8 +261,8 @@ def test_hover_tells_both_vectors_of_a_b_frame(browser, with_b_frames):
 
 
 def assert_vector(told, quarter_pixels):
-    """Compare ``(dx, dy) px ARROW length`` with a vector."""
-    numbers = re.fullmatch(r"\((-?[\d.]+), (-?[\d.]+)\) px . ([\d.]+)", told)
+    """Compare ``(dx, dy) px, length LENGTH`` with a vector."""
+    numbers = re.fullmatch(r"\((-?[\d.]+), (-?[\d.]+)\) px, length ([\d.]+)", told)
     dx, dy = quarter_pixels / 4
     assert [float(one) for one in numbers.groups()] == pytest.approx(
         [dx, dy, np.hypot(dx, dy)], abs=0.00501
@@ -285,8 +278,10 @@ def test_arrows_point_the_way_things_move(browser, exact):
     centres = frame.vectors[is_like_that][:, columns]
     assert len(centres) > 4
     with opened_page(browser) as page:
-        go_to(page, address, 3)
+        go_to_frame(page, address, 3)
         show_only(page, "arrows")
+        page.get_by_label("Arrows", exact=True).last.select_option("1")
+        settle(page)
         # An arrow comes from the upper left and ends at the block's centre.
         behind = stage_colours(page, clip, centres - (1.8, 0.6))
         beyond = stage_colours(page, clip, centres + (1.5, 0.5))
@@ -297,7 +292,7 @@ def test_arrows_point_the_way_things_move(browser, exact):
 def test_a_click_keeps_the_block_until_escape(browser, exact):
     clip, address = exact
     with opened_page(browser) as page:
-        go_to(page, address, 1)
+        go_to_frame(page, address, 1)
         page.mouse.click(*pixel_of_page(page, clip, 20, 20))
         assert facts_at(page, clip, 50, 50)["block"] == "column 2, row 2"
         page.keyboard.press("Escape")
@@ -307,7 +302,7 @@ def test_a_click_keeps_the_block_until_escape(browser, exact):
 def test_zoom_keeps_the_place_and_hover_stays_right(browser, exact):
     clip, address = exact
     with opened_page(browser) as page:
-        go_to(page, address, 1)
+        go_to_frame(page, address, 1)
         place = pixel_of_page(page, clip, 36, 30)  # no edge comes near
         page.mouse.dblclick(*place)
         settle(page)
@@ -322,12 +317,13 @@ def test_zoom_keeps_the_place_and_hover_stays_right(browser, exact):
 def test_the_timeline_seeks_and_has_a_bar_for_each_frame(browser, exact):
     clip, address = exact
     with opened_page(browser) as page:
-        go_to(page, address)
+        go_to_frame(page, address)
+        assert page.locator(".timeline-head select").input_value() == "mean_length"
         box = page.locator(".timeline-canvas").bounding_box()
         for index in (5, 2):
             x = box["x"] + box["width"] * (index + 0.5) / clip.facts.num_frames
             page.mouse.click(x, box["y"] + 30)
-            wait_for(page, index)
+            wait_for_frame(page, index)
             assert page.locator(".timeline").get_attribute("aria-valuenow") == str(index)
         energies = [float(np.abs(one.residual.y).mean()) for one in clip.frames()]
         page.locator(".timeline-head select").select_option("residual_energy")
@@ -341,7 +337,7 @@ def test_the_timeline_seeks_and_has_a_bar_for_each_frame(browser, exact):
 def test_pages_fit_the_screen_in_both_themes(browser, with_b_frames, size, dark):
     _, address = with_b_frames
     with opened_page(browser, size=size, dark=dark, touch=size == PHONE) as page:
-        go_to(page, address, 4)
+        go_to_frame(page, address, 4)
         scheme = "dark" if dark else "light"
         keep_screenshot(page, f"page_{size[0]}_{scheme}", whole=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
@@ -357,7 +353,7 @@ def test_pages_fit_the_screen_in_both_themes(browser, with_b_frames, size, dark)
 def test_a_touch_reads_a_block(browser, exact):
     clip, address = exact
     with opened_page(browser, size=PHONE, touch=True) as page:
-        go_to(page, address, 1)
+        go_to_frame(page, address, 1)
         page.touchscreen.tap(*pixel_of_page(page, clip, 20, 44))
         assert page.locator("[data-fact=block]").inner_text() == "column 2, row 5"
 
@@ -368,12 +364,12 @@ def test_a_frame_that_cannot_be_read_is_told(browser, exact, tmp_path):
     text = (tmp_path / "clip.html").read_text("ascii")
     (tmp_path / "torn.html").write_text(text.replace('id="frame-2"', 'id="frame-x"'), "ascii")
     with opened_page(browser) as page:
-        go_to(page, (tmp_path / "torn.html").as_uri(), 1)
+        go_to_frame(page, (tmp_path / "torn.html").as_uri(), 1)
         page.keyboard.press("ArrowRight")
         page.locator(".problem").wait_for()
         assert page.locator(".problem").inner_text().startswith("Frame 2 cannot be shown:")
         page.keyboard.press("ArrowRight")
-        wait_for(page, 3)
+        wait_for_frame(page, 3)
         assert not page.locator(".problem").is_visible()
 
 

@@ -5,7 +5,14 @@ from torchvision.utils import flow_to_image
 
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.inspection.pictures.accumulated import accumulated_movement
-from gopstream.jobs.inspection.pictures.arrows import LIST_COLOURS, chosen_blocks, draw_arrows
+from gopstream.jobs.inspection.pictures.arrows import (
+    LIST_COLOURS,
+    Arrow,
+    arrow_gain,
+    chosen_blocks,
+    draw_arrows,
+    paint_arrows,
+)
 from gopstream.jobs.inspection.pictures.blocks import (
     draw_colours,
     draw_coverage,
@@ -82,6 +89,19 @@ def test_an_arrow_to_the_future_begins_at_its_block(vector):
     block = np.array([4.5 * 80, 3.5 * 80])
     shaft, head = spread_along(picture, LIST_COLOURS[1], block, block + 10 * np.array(vector))
     assert head > 1.8 * shaft
+
+
+def test_slow_movement_has_long_arrows():
+    """Of half a pixel, and still with a shaft."""
+    canvas = canvas_of(make_facts("P", size=(336, 256)))
+    gain = arrow_gain(canvas, Style(longest=1))
+    assert canvas.spacing / 2 < canvas.factor * gain <= 2.5 * canvas.spacing
+    length = 0.5 * canvas.factor * gain
+    black = np.zeros((60, 200, 3), np.uint8)
+    arrow = Arrow((20.0, 30.0), (20.0 + length, 30.0), LIST_COLOURS[0])
+    painted = paint_arrows(black, [arrow], [], width=canvas.spacing / 12)[..., 2] > 120
+    shaft, head = (painted[:, begin : begin + 6].sum(axis=0) for begin in (22, 33))
+    assert 1 <= shaft.min() <= shaft.max() < head.max()
 
 
 def test_the_block_of_an_arrow_is_one_that_is_there_and_near_the_median():

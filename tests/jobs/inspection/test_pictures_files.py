@@ -9,6 +9,7 @@ from gopstream.jobs.inspection.pictures.canvas import canvas_of
 from gopstream.jobs.inspection.pictures.files import (
     draw_frames,
     fitted,
+    sheet_frames,
     tile,
     write_pngs,
     write_sheet,
@@ -120,12 +121,16 @@ def test_an_mp4_shows_each_frame_at_its_time(tmp_path):
 
 
 def test_layers_of_a_movie_lie_in_a_square(tmp_path):
-    layers = ["frame", "arrows", "colours"]
-    path = write_movie(given(2), tmp_path / "m.mp4", layers=layers, style=STYLE)
-    with av.open(str(path)) as container:
-        size = container.streams.video[0].width, container.streams.video[0].height
-    assert size[0] == 2 * 640 + 8
-    assert 2 * 480 < size[1] < 2 * 480 + 250
+    sizes = []
+    for layers in (["frame", "arrows", "colours", "coverage"], ["frame", "arrows", "colours"]):
+        path = write_movie(given(2), tmp_path / "m.mp4", layers=layers, style=STYLE)
+        with av.open(str(path)) as container:
+            sizes.append((container.streams.video[0].width, container.streams.video[0].height))
+    (square, three) = sizes
+    assert square[0] == 2 * 640 + 8
+    assert 2 * 480 < square[1] < 2 * 480 + 250
+    assert three[0] == 1920  # in a row, without an empty quarter
+    assert three[1] < 640
 
 
 def test_a_gif_plays_on_and_on(tmp_path):
@@ -178,6 +183,20 @@ def test_a_sheet_shows_frames_of_the_whole_clip(tmp_path):
     assert [int(level[0]) for level in levels] == [0, 80, 160]
     with pytest.raises(UserError, match="at least 1 column"):
         write_sheet(given(), tmp_path / "sheet.png", columns=0)
+
+
+def test_a_sheet_shows_the_frame_behind_an_i_frame():
+    assert sheet_frames("IPPPIPPPI", 3) == [1, 5, 8]
+    assert sheet_frames("IIP", 2) == [0, 2]
+    assert sheet_frames("IP", 12) == [1]
+
+
+def test_each_frame_that_was_drawn_is_counted(tmp_path):
+    counted = []
+    write_sheet(given(9), tmp_path / "sheet.png", num_frames=3, on_frame=lambda: counted.append(1))
+    write_pngs(given(9), tmp_path, last=1, on_frame=lambda: counted.append(2))
+    write_movie(given(9), tmp_path / "m.gif", last=3, on_frame=lambda: counted.append(3))
+    assert counted == [1] * 3 + [2] * 2 + [3] * 4
 
 
 def test_tiles_are_set_out_in_rows():

@@ -9,7 +9,6 @@ from gopstream.jobs.inspection.folder_clip import FolderClip
 from gopstream.jobs.inspection.open_target import open_clip, open_dataset, target_kind
 from gopstream.jobs.inspection.sample_clip import SampleClip
 from gopstream.jobs.inspection.video_clip import VideoClip
-from gopstream.jobs.preprocess import shard_folder
 from gopstream.pipeline.errors import NotAVideoError
 from gopstream.pipeline.object_store import StoreOptions
 from gopstream.pipeline.options import ExtractionOptions
@@ -28,6 +27,7 @@ from inspection_cases import (
     make_pictures,
     make_video,
     same_parts,
+    shard_here,
 )
 from web_server import running_web_server
 
@@ -73,7 +73,7 @@ def sparse_shards(tmp_path_factory):
         picture[34:38, 34:38] = 255 * (index % 2)
     encode_pictures(folder / "videos/blink.mp4", pictures, options={"crf": "5"})
     options = ExtractionOptions(canonical=CANONICAL, frame_stride=5)
-    shard_folder(folder / "videos", folder / "shards", options=options)
+    shard_here(folder / "videos", folder / "shards", options=options)
     return folder / "shards"
 
 
@@ -171,6 +171,16 @@ def test_damaged_sample_is_named(shards, tmp_path):
     clip = open_clip(str(copy))
     with pytest.raises(DamageError, match=r"000000, sample train-00000000"):
         list(clip.frames())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("source", 3), ("pts", [10**400] * 24), ("planes", []), ("time_base", [1])]
+)
+def test_sample_whose_json_is_of_something_else_is_named(shards, monkeypatch, name, value):
+    content = ShardDataset(shards, "train").read_json(0) | {name: value}
+    monkeypatch.setattr(ShardDataset, "read_json", lambda self, position: content)
+    with pytest.raises(DamageError, match=r"train-00000000.*its json is not that of a sample"):
+        open_clip(str(shards)).facts  # noqa: B018 - it is read here
 
 
 # What a target is

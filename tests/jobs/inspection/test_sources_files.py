@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 import sys
@@ -91,6 +92,11 @@ def test_folder_shows_the_stored_picture_before_a_frame(folder):
         np.testing.assert_array_equal(frame.picture, stored)
 
 
+def change(path, **values):
+    """Give entries of a JSON file other values."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
@@ -103,6 +109,10 @@ def test_folder_shows_the_stored_picture_before_a_frame(folder):
         (lambda f: (f / "coverage.npy").write_bytes(b"\x93NUM"), r"coverage.npy: not a whole"),
         (lambda f: (f / "clip.json").write_text("{}"), r"clip.json: not that of an extraction"),
         (lambda f: (f / "clip.json").write_text("["), r"clip.json: not valid JSON"),
+        (
+            lambda f: change(f / "clip.json", display_rect=[0, 0, 64, 66]),
+            r"clip.json: not .*display_rect \[0, 0, 64, 66\] outside of \(64, 64\)",
+        ),
     ],
 )
 def test_broken_folder_is_refused_by_file(folder, tmp_path, break_it, message):
@@ -191,6 +201,15 @@ def test_vectors_that_make_no_field_are_kept_without_one(tmp_path):
     assert first.motion is None
     np.testing.assert_array_equal(first.vectors, odd)
     assert second.motion.coverage.any()
+
+
+@pytest.mark.parametrize(("width", "height"), [(16, 32), (-8, 8), (8, 0), (1 << 20, 1 << 20)])
+def test_dump_with_blocks_that_no_decoder_exports_is_refused(tmp_path, width, height):
+    good = (-1, 8, 8, 4, 4, 1, 1)
+    frames = [table(good), table(good, (-1, width, height, 8, 8, 0, 0))]
+    write_dump(tmp_path / "dump", [DumpFrame("P", frame) for frame in frames])
+    with pytest.raises(BitstreamError, match=rf"frame 1: a block of {width} x {height} pixels"):
+        DumpClip(tmp_path / "dump")
 
 
 def test_dump_whose_blocks_reach_nowhere_is_refused(tmp_path):

@@ -1,11 +1,14 @@
 import subprocess
+from dataclasses import replace
 
+import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
 
 from gopstream.jobs.inspection import video_clip
-from gopstream.jobs.inspection.video_clip import SEEK_FROM, VideoClip, upright_vectors
+from gopstream.jobs.inspection.vector_table import upright_vectors
+from gopstream.jobs.inspection.video_clip import SEEK_FROM, VideoClip
 from gopstream.pipeline.errors import NotAVideoError
 from gopstream.pipeline.extract import extract_clip
 from gopstream.pipeline.motion import rasterise_vectors
@@ -165,6 +168,16 @@ def test_far_frames_are_sought_and_the_same(videos, name, start, monkeypatch):
     assert [cut.landing is not None for cut in cuts] == [True]
 
 
+def test_where_seeking_leads_to_no_frame_all_is_decoded(videos, monkeypatch):
+    clip = VideoClip(videos["long"])
+    expected = list(clip.frames())[60:]
+    cut_at = VideoClip._cut_at
+    monkeypatch.setattr(
+        VideoClip, "_cut_at", lambda self, first: replace(cut_at(self, first), first_pts=10**9)
+    )
+    same_frames(list(clip.frames(60)), expected)
+
+
 @pytest.mark.parametrize(("start", "stop"), [(12, None), (-1, 2), (3, 3), (0, 13)])
 def test_frames_that_are_not_there_are_refused(videos, start, stop):
     with pytest.raises(IndexError, match=r"b_frames.mp4 has frames 0 to 11, got a range from"):
@@ -231,8 +244,26 @@ def test_codec_without_vectors_shows_pictures(tmp_path):
     path = encode_pictures(tmp_path / "lossless.mkv", make_pictures(3), codec="ffv1")
     clip = VideoClip(path)
     assert clip.facts.planes == {"frames"}
-    assert "no motion: FFmpeg's decoder of ffv1 exports no motion vectors" in clip.facts.warnings
+    (warning,) = clip.facts.warnings
+    assert warning.startswith("no motion: FFmpeg's decoder of ffv1 exports no motion vectors; ")
+    assert "gopstream extract FILE --mode canonical" in warning
     assert [(frame.motion, frame.vectors) for frame in clip.frames()] == 3 * [(None, None)]
+
+
+def test_of_two_video_streams_the_taken_one_is_told(tmp_path):
+    with av.open(str(tmp_path / "two.mkv"), "w") as container:
+        streams = [container.add_stream("ffv1", rate=25) for _ in range(2)]
+        for stream, side in zip(streams, (32, 64), strict=True):
+            stream.width = stream.height = side
+            stream.pix_fmt = "yuv420p"
+        for stream, side in zip(streams, (32, 64), strict=True):
+            picture = np.zeros((side, side, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+            container.mux(stream.encode())
+    facts = VideoClip(tmp_path / "two.mkv").facts
+    assert facts.coded_size == (64, 64)
+    assert facts.warnings[0].startswith("the file has 2 video streams; taken is")
+    assert facts.warnings[0].endswith("its stream 1")
 
 
 def test_b_frames_of_mpeg4_have_no_motion_but_the_others_do(tmp_path):
