@@ -18,7 +18,7 @@ from cyclopts import App, CycloptsError
 
 import gopstream
 from gopstream.jobs.bench_commands import bench
-from gopstream.jobs.console import error_console
+from gopstream.jobs.console import error_console, printable
 from gopstream.jobs.data_commands import info, verify
 from gopstream.jobs.deploy_commands import export, predict
 from gopstream.jobs.edit_commands import planes, relabel, remove
@@ -158,6 +158,6 @@ def _describe(error: Exception) -> str:
 
 def _complain(message: str, *, hint: str = "") -> None:
     console = error_console()
-    console.print(f"gopstream: {message}", markup=False, style="red")
+    console.print(f"gopstream: {printable(message)}", markup=False, style="red")
     if hint:
         console.print(hint, markup=False)

@@ -118,3 +118,11 @@ def _plain_lines(title: str, total: int, unit: str, before: int) -> Advance:
             )
 
     return advance
+
+
+def printable(text: object) -> str:
+    """Return text that a terminal shows as it is: labels and names may hold control characters."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1]
+        for letter in str(text)
+    )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import Parameter
 
 from gopstream.jobs.command_options import JsonFile, ReadingArguments, StoreArguments
-from gopstream.jobs.console import Advance, progress, say
+from gopstream.jobs.console import Advance, printable, progress, say
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.inspect_request import InspectRequest, heartbeat, refuse
 
@@ -239,7 +239,7 @@ def _key_of_source(asked: InspectRequest, target: str, other: str) -> str:
         say(f"{target}: the sample {found[0]} was made of a {Path(other).name}")
         return found[0]
     several = f"; {len(found)} were made of a {Path(other).name}: {', '.join(found[:5])}"
-    raise UserError(f"{target} has many samples: name one with --key{several * bool(found)}")
+    raise UserError(f"{target} is a dataset: name its sample with --key{several * bool(found)}")
 
 
 @contextmanager
@@ -282,7 +282,6 @@ def _inspect_model(
     asked: InspectRequest, checkpoint: Path, *, query: str | None, block: int | None, force: bool
 ) -> int:
     """Draw what a trained model looks at."""
-    from gopstream.jobs.inspection.clip_summary import printable
     from gopstream.jobs.inspection.model_pictures import Look, make_pictures
     from gopstream.jobs.trained_run import open_run, read_clip
     from gopstream.shards.storage import open_storage

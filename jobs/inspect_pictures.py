@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from gopstream.jobs.console import progress, say
+from gopstream.jobs.console import printable, progress, say
 from gopstream.jobs.inspect_request import InspectRequest
-from gopstream.jobs.inspection.clip_summary import clip_content, printable
+from gopstream.jobs.inspection.clip_summary import clip_content
 from gopstream.jobs.inspection.inspected import InspectedClip
 from gopstream.jobs.inspection.page import write_page
 from gopstream.jobs.inspection.pictures.files import (

@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from rich.table import Table
 
+from gopstream.jobs.console import printable
 from gopstream.jobs.inspection.clip_payload import lists_with_vectors, plain
 from gopstream.jobs.inspection.frame_statistics import (
     FrameStatistics,
@@ -294,11 +295,3 @@ def frame_row(statistics: FrameStatistics, facts: ClipFacts) -> dict[str, Any]:
         "damaged": index in facts.damaged_frames,
         "scene_cut": index in facts.scene_cuts,
     }
-
-
-def printable(text: object) -> str:
-    """Return text that a terminal shows as it is: labels and names may hold control characters."""
-    return "".join(
-        letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1]
-        for letter in str(text)
-    )

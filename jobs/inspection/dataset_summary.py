@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
+from gopstream.jobs.console import printable
 from gopstream.jobs.inspection.app_failures import FailureQuery, search_failures
 from gopstream.jobs.inspection.catalogue import MOTION_EDGES
-from gopstream.jobs.inspection.clip_summary import printable
 from gopstream.jobs.inspection.sample_clip import codec_name
 from gopstream.jobs.summaries import Summary, counted, fact_table, megabytes, render
 from gopstream.shards.errors import ShardError
@@ -206,7 +206,9 @@ def _failures(storage: Storage, split: str) -> dict[str, Any]:
 
 
 def _text(content: Mapping[str, Any], shards: Collection[str] | None) -> str:
-    told = _rows(content) if content["samples"] else _empty_rows(content, shards)
+    place = "/".join([content["dataset"], content["split"], *sorted(shards or ())])
+    told: dict[str, object] = {"split" if shards is None else "shard": place}
+    told |= _rows(content) if content["samples"] else _empty_rows(content, shards)
     parts: list[Table | str] = [fact_table({name: printable(told[name]) for name in told})]
     if content["samples"]:
         for name, unit in _HISTOGRAMS.items():
@@ -225,10 +227,8 @@ def _text(content: Mapping[str, Any], shards: Collection[str] | None) -> str:
 
 def _empty_rows(content: Mapping[str, Any], shards: Collection[str] | None) -> dict[str, object]:
     """Say what there is to say of shards without a sample."""
-    place = "/".join([content["dataset"], content["split"], *(sorted(shards or ()))])
     of_all = f"{content['failed']:,} of {counted(content['videos'], 'video')} failed"
     return {
-        "split" if shards is None else "shard": place,
         "samples": "none",
         "failed": of_all if shards is None else f"of the split {content['split']}, {of_all}",
     }
@@ -239,7 +239,6 @@ def _rows(content: Mapping[str, Any]) -> dict[str, object]:
     if "videos" in content:
         numbers += f", of {counted(content['videos'], 'video')}; {content['failed']:,} failed"
     rows: dict[str, object] = {
-        "split": f"{content['dataset']}/{content['split']}",
         "samples": f"{numbers}; {megabytes(content['bytes'])}",
         "planes": f"{', '.join(content['planes'])}; {content['mode']} mode",
         "frames": _spread(content["frames"]),

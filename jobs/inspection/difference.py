@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
+from gopstream.jobs.console import printable
 from gopstream.jobs.errors import UserError
-from gopstream.jobs.inspection.clip_summary import printable
 from gopstream.jobs.inspection.inspected import ClipFacts, InspectedClip, InspectedFrame
 from gopstream.jobs.summaries import counted, fact_table, render
 from gopstream.pipeline.grid import QUARTER_PIXELS, BlockMotion

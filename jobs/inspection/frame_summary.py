@@ -7,12 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-from gopstream.jobs.inspection.clip_summary import (
-    frame_row,
-    gop_content,
-    printable,
-    statistic_cells,
-)
+from gopstream.jobs.console import printable
+from gopstream.jobs.inspection.clip_summary import frame_row, gop_content, statistic_cells
 from gopstream.jobs.inspection.frame_statistics import FrameStatistics, frame_statistics
 from gopstream.jobs.inspection.inspected import InspectedClip, InspectedFrame
 from gopstream.jobs.inspection.vector_table import COLUMN, LIST_SIGNS, vector_pixels

@@ -335,7 +335,7 @@ def test_of_a_dataset_the_sample_of_the_other_side_is_compared(root, tmp_path, c
     assert f"{root} (val/{table.column('key')[3].as_py()}): sample" in out
     other = make_video(tmp_path, name="other")
     code, _, err = look(capsys, root, "--diff", other)
-    assert (code, f"{root} has many samples: name one with --key" in err) == (1, True)
+    assert (code, f"{root} is a dataset: name its sample with --key" in err) == (1, True)
 
 
 def test_the_span_of_the_accumulated_layer_is_the_option_s(clip_folder, tmp_path, capsys):

@@ -54,10 +54,10 @@ def test_tables_are_as_wide_as_the_terminal(columns, widest):
         "from gopstream.jobs.summaries import fact_table, render\n"
         "print(render(fact_table({'name': 'word ' * 100})))"
     )
-    with open(ours, "rb") as terminal:
-        subprocess.run([sys.executable, "-c", code], stdout=its_own, check=True)
-        os.close(its_own)
-        lines = os.read(terminal.fileno(), 4096).splitlines()
+    subprocess.run([sys.executable, "-c", code], stdout=its_own, check=True)
+    lines = os.read(ours, 4096).splitlines()
+    os.close(its_own)
+    os.close(ours)
     assert max(map(len, lines)) in range(widest - 4, widest + 1)
 
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gopstream.jobs.inspection.clip_summary import clip_summary, gop_content, printable
+from gopstream.jobs.console import printable
+from gopstream.jobs.inspection.clip_summary import clip_summary, gop_content
 from gopstream.jobs.inspection.frame_summary import (
     frame_summary,
     largest_vectors,

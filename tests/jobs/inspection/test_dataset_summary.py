@@ -109,7 +109,8 @@ def test_what_a_failure_says_is_text(failed_root, tmp_path):
 def test_of_some_shards_only_their_samples_count(root):
     dataset = ShardDataset(root, "train")
     record = dataset.manifest.shards[1]
-    content = dataset_summary(dataset, shards=[record.name]).content
+    text, content = dataset_summary(dataset, shards=[record.name])
+    assert told_lines(text)["shard"].endswith(f"train/{record.name}")
     own = ShardDataset(root, "train", shards=[record.name])
     assert content["samples"] == len(own) == record.num_samples < len(dataset)
     assert content["classes"] == dict(

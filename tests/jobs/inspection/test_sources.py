@@ -7,7 +7,7 @@ import simplejpeg
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.inspection.folder_clip import FolderClip
 from gopstream.jobs.inspection.open_target import open_clip, open_dataset, target_kind
-from gopstream.jobs.inspection.sample_clip import SampleClip
+from gopstream.jobs.inspection.sample_clip import SampleClip, codec_name
 from gopstream.jobs.inspection.video_clip import VideoClip
 from gopstream.pipeline.errors import NotAVideoError
 from gopstream.pipeline.object_store import StoreOptions
@@ -297,3 +297,11 @@ def test_dataset_on_a_web_server_needs_its_split_named(shards):
             open_clip(server.url, storage_options=options, reading=UNCACHED)
         clip = open_clip(server.url, split="val", storage_options=options, reading=UNCACHED)
         assert next(clip.frames()).picture.shape == (64, 64, 3)
+
+
+def test_a_codec_is_named_not_the_decoder_that_read_it():
+    assert [codec_name(name) for name in ("libdav1d", "h264", "of tomorrow")] == [
+        "av1",
+        "h264",
+        "of tomorrow",
+    ]

@@ -253,17 +253,17 @@ def test_codec_without_vectors_shows_pictures(tmp_path):
 def test_of_two_video_streams_the_taken_one_is_told(tmp_path):
     with av.open(str(tmp_path / "two.mkv"), "w") as container:
         streams = [container.add_stream("ffv1", rate=25) for _ in range(2)]
-        for stream, side in zip(streams, (32, 64), strict=True):
+        for stream, side in zip(streams, (64, 32), strict=True):
             stream.width = stream.height = side
             stream.pix_fmt = "yuv420p"
-        for stream, side in zip(streams, (32, 64), strict=True):
+        for stream, side in zip(streams, (64, 32), strict=True):
             picture = np.zeros((side, side, 3), np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
             container.mux(stream.encode())
     facts = VideoClip(tmp_path / "two.mkv").facts
     assert facts.coded_size == (64, 64)
     assert facts.warnings[0].startswith("the file has 2 video streams; taken is")
-    assert facts.warnings[0].endswith("its stream 1")
+    assert facts.warnings[0].endswith("its stream 0")
 
 
 def test_b_frames_of_mpeg4_have_no_motion_but_the_others_do(tmp_path):
