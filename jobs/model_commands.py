@@ -208,7 +208,7 @@ def models(
 
 
 def demo(*, out: Path = Path("demo"), json_file: JsonFile = None) -> int:
-    """Run the main job end to end on this machine, in about five minutes on two cores.
+    """Run the main job end to end on this machine, in five to ten minutes on two cores.
 
     Makes labelled H.264 videos whose classes differ in motion alone, shards and verifies them,
     trains a small DVT that streams from the shards, evaluates it on held-out videos.
