@@ -4,15 +4,13 @@ It imports torch for a checkpoint alone, and when it runs, not before: ``gopstre
 not wait for it.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
 from gopstream.jobs.command_options import JsonFile, ReadingArguments, StoreArguments
-from gopstream.jobs.console import Advance, printable, progress, say
+from gopstream.jobs.console import printable, progress, say
 from gopstream.jobs.errors import UserError
 from gopstream.jobs.inspect_request import InspectRequest, heartbeat, refuse
 
@@ -186,7 +184,7 @@ def _inspect_clip(asked: InspectRequest) -> int:
     if asked.frame is not None:
         summary = frame_summary(clip, asked.frame)
     else:
-        with _reading_bar(stop - start) as advance:
+        with progress("reading", total=stop - start, unit="frames") as advance:
             summary = clip_summary(
                 clip,
                 start=start,
@@ -242,17 +240,6 @@ def _key_of_source(asked: InspectRequest, target: str, other: str) -> str:
     raise UserError(f"{target} is a dataset: name its sample with --key{several * bool(found)}")
 
 
-@contextmanager
-def _reading_bar(num_frames: int) -> Iterator[Callable[[], None]]:
-    """Show how far a reading is; yields what to call after each frame."""
-    with progress("reading", total=num_frames, unit="frames") as advance:
-        yield lambda: _advance(advance)
-
-
-def _advance(advance: Advance) -> None:
-    advance()
-
-
 def _side(target: str, clip: "InspectedClip") -> str:
     """Return how a comparison calls a source: by its place, and of a dataset by the sample."""
     return f"{target} ({clip.facts.name})" if clip.facts.source == "sample" else target
@@ -266,7 +253,7 @@ def _compare(asked: InspectRequest, other: str) -> int:
     start, stop = asked.frame_range(shortest.facts)
     # Without a last frame that was named, another number of frames is a difference.
     is_open = asked.last is None and asked.frame is None
-    with _reading_bar(stop - start) as advance:
+    with progress("reading", total=stop - start, unit="frames") as advance:
         found = compare_clips(
             *clips,
             start=start,

@@ -1,7 +1,6 @@
 """Write the pictures that ``inspect`` was asked for, and say what was written."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,7 +67,8 @@ def _write(
     kinds = clip.facts.kinds
     is_sheet = option == "--sheet"
     num_frames = len(sheet_frames(kinds, SHEET_FRAMES)) if is_sheet else len(shown)
-    with _bar(f"{'writing' if option == '--html' else 'drawing'} {path.name}", num_frames) as done:
+    title = f"{'writing' if option == '--html' else 'drawing'} {path.name}"
+    with progress(title, total=num_frames, unit="frames") as done:
         if option == "--png":
             return write_pngs(
                 clip, path, layers=layers, first=first, last=last, style=style, on_frame=done
@@ -82,16 +82,6 @@ def _write(
         else:
             write_page(clip, path, first=first, last=last, on_frame=done)
     return [path]
-
-
-@contextmanager
-def _bar(title: str, num_frames: int) -> Iterator[Callable[[], None]]:
-    with progress(title, total=num_frames, unit="frames") as advance:
-
-        def done() -> None:
-            advance()
-
-        yield done
 
 
 def _tell_left_out(asked: InspectRequest, clip: InspectedClip) -> None:

@@ -25,6 +25,7 @@ from gopstream.shards.dataset_files import (
     DatasetFacts,
     Manifest,
     ShardRecord,
+    is_finished,
     load_manifest,
     load_shard_files,
     save_manifest,
@@ -32,7 +33,6 @@ from gopstream.shards.dataset_files import (
 from gopstream.shards.errors import ShardError
 from gopstream.shards.layout import (
     FAILURES_FILE,
-    MANIFEST_FILE,
     SAMPLES_FILE,
     dump_json,
     report_name,
@@ -84,7 +84,7 @@ class SplitOutcome:
 
 def is_published(storage: Storage, split: str, parts: Sequence[PlanPart]) -> bool:
     """Tell whether the manifest is there and knows all parts of the plan."""
-    if not storage.exists(f"{split}/{MANIFEST_FILE}"):
+    if not is_finished(storage, split):
         return False
     return load_manifest(storage, split).num_plans == len(parts)
 

@@ -13,11 +13,12 @@ from gopstream.jobs.worker_process import ItemFault, Reporter
 from gopstream.shards.dataset_files import (
     Manifest,
     ShardRecord,
+    is_finished,
     load_dataset,
     planned_splits,
 )
 from gopstream.shards.errors import ShardError
-from gopstream.shards.layout import MANIFEST_FILE, SAMPLES_FILE
+from gopstream.shards.layout import SAMPLES_FILE
 from gopstream.shards.source_overlap import shared_sources
 from gopstream.shards.storage import Storage, as_storage
 from gopstream.shards.verify import Fault, SplitToVerify, open_split, verify_shard
@@ -166,7 +167,7 @@ def _overlaps(
 ) -> list[dict[str, str]]:
     """Return a fault for each video that two splits share; of pairs that have a chosen split."""
     faults = []
-    finished = [name for name in splits if storage.exists(f"{name}/{MANIFEST_FILE}")]
+    finished = [name for name in splits if is_finished(storage, name)]
     for first, second in combinations(finished, 2):
         if first not in chosen and second not in chosen:
             continue

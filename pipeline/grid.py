@@ -13,6 +13,13 @@ BLOCK: Final = 8
 """Side of a grid block in pixels of the coded picture."""
 QUARTER_PIXELS: Final = 4
 """Motion values per pixel."""
+MACROBLOCK: Final = 16
+"""Side in pixels; blocks with a vector of their own are not larger."""
+
+
+def whole_macroblocks(side: int) -> int:
+    """Round a side in pixels up to whole macroblocks."""
+    return -(-side // MACROBLOCK) * MACROBLOCK
 
 
 class BlockMotion(NamedTuple):

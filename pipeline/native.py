@@ -16,7 +16,7 @@ import numpy.typing as npt
 from gopstream.pipeline.audit import StreamAudit, audit_stream
 from gopstream.pipeline.decode import DecodedFrame, coded_planes
 from gopstream.pipeline.errors import BitstreamError
-from gopstream.pipeline.grid import BlockMotion, Planes
+from gopstream.pipeline.grid import BlockMotion, Planes, whole_macroblocks
 from gopstream.pipeline.motion import rasterise_vectors
 from gopstream.pipeline.probe import VideoFacts
 from gopstream.pipeline.rotation import rotate_motion, rotate_planes, rotate_rect
@@ -26,7 +26,6 @@ from gopstream.pipeline.window import WindowCut
 CODECS_WITH_B_VECTORS: Final = frozenset({"h264", "mpeg1video", "mpeg2video"})
 """Codecs of whose B-frames FFmpeg exports vectors that predict the pictures. For MPEG-4 part 2 it
 exports zeros, in other versions other wrong values (measured)."""
-_MACROBLOCK: Final = 16
 _TRANSPOSES: Final = {1: ("transpose=cclock",), 2: ("hflip", "vflip"), 3: ("transpose=clock",)}
 
 
@@ -63,7 +62,7 @@ class NativeStream:
     def _coded_size(self) -> tuple[int, int]:
         if self.audit.coded_size is not None:
             return self.audit.coded_size
-        return _whole(self.facts.width), _whole(self.facts.height)
+        return whole_macroblocks(self.facts.width), whole_macroblocks(self.facts.height)
 
     @property
     def decoded_rect(self) -> tuple[int, int, int, int]:
@@ -90,7 +89,10 @@ class NativeStream:
                 f"{self.facts.path.name}: interlaced: the vertical unit of its vectors is not "
                 "told by the decoder; canonical mode deinterlaces"
             )
-        width, height = _whole(frame.picture.width), _whole(frame.picture.height)
+        width, height = (
+            whole_macroblocks(frame.picture.width),
+            whole_macroblocks(frame.picture.height),
+        )
         fields = rasterise_vectors(
             frame.vectors, coded_height=height, coded_width=width, num_lists=self.num_lists
         )
@@ -131,11 +133,6 @@ def motion_warnings(stream: NativeStream, kinds: str) -> list[str]:
     if references is not None and references > 1:
         return [f"up to {references} references: which one a vector leads to is not known"]
     return []
-
-
-def _whole(side: int) -> int:
-    """Round a side up to whole macroblocks."""
-    return -(-side // _MACROBLOCK) * _MACROBLOCK
 
 
 class PictureScaler:

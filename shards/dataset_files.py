@@ -228,6 +228,11 @@ def planned_splits(root: Storage | Path | str) -> list[str]:
     return [name for name in storage.list_folders() if storage.exists(f"{name}/{PLAN_FILE}")]
 
 
+def is_finished(storage: Storage, split: str) -> bool:
+    """Tell whether a split has its manifest, which is written last."""
+    return storage.exists(f"{split}/{MANIFEST_FILE}")
+
+
 def save_manifest(root: Storage | Path | str, manifest: Manifest) -> None:
     """Write ``manifest.json`` of a split."""
     content = asdict(manifest) | {"format": FORMAT_VERSION}

@@ -15,8 +15,7 @@ from gopstream.jobs.inspection.sample_clip import SampleClip
 from gopstream.pipeline.errors import StoreError
 from gopstream.pipeline.object_store import StoreOptions
 from gopstream.shards.byte_ranges import ReadOptions
-from gopstream.shards.dataset_files import load_dataset, planned_splits
-from gopstream.shards.layout import MANIFEST_FILE
+from gopstream.shards.dataset_files import is_finished, load_dataset, planned_splits
 from gopstream.shards.reader import ShardDataset
 from gopstream.shards.shard_table import read_shard_table
 from gopstream.shards.storage import Storage, open_storage
@@ -186,7 +185,7 @@ class ViewedTarget:
                     f"{self.target}: its splits cannot be listed ({error}); name one with --split"
                 ) from error
             names = [wanted]
-        finished = [name for name in names if storage.exists(f"{name}/{MANIFEST_FILE}")]
+        finished = [name for name in names if is_finished(storage, name)]
         if wanted is not None and wanted not in finished:
             raise UserError(
                 f"{self.target}: no finished split {wanted!r}; there is "

@@ -15,8 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from gopstream.jobs.inspection.frame_statistics import frame_statistics, statistics_content
+from gopstream.jobs.inspection.frame_statistics import (
+    block_sums,
+    frame_statistics,
+    statistics_content,
+)
 from gopstream.jobs.inspection.inspected import ClipFacts, InspectedFrame, SignedResidual
+from gopstream.jobs.inspection.pictures.movement import predicted_pixels
 from gopstream.jobs.inspection.vector_table import COLUMN, vector_pixels
 from gopstream.pipeline.grid import BLOCK, QUARTER_PIXELS
 
@@ -41,17 +46,26 @@ def clip_payload(facts: ClipFacts) -> dict[str, Any]:
         None: who knows those of all these frames puts the list there, else the player fills its
         timeline as frames come.
     """
-    return {
-        "name": facts.name,
-        "source": facts.source,
-        "mode": facts.mode,
+    return facts_content(facts) | {
         "kinds": facts.kinds,
         "first": 0,
         "last": facts.num_frames - 1,
         "times": [_seconds(facts, index) for index in range(facts.num_frames)],
+        "num_lists": lists_with_vectors(facts),
+        "block": BLOCK,
+        "residual_gain": RESIDUAL_GAIN,
+        "statistics": None,
+    }
+
+
+def facts_content(facts: ClipFacts) -> dict[str, Any]:
+    """Return what everybody is told of a clip, for JSON, without NaN."""
+    return {
+        "name": facts.name,
+        "source": facts.source,
+        "mode": facts.mode,
         "coded_size": list(facts.coded_size),
         "display_rect": list(facts.display_rect),
-        "num_lists": lists_with_vectors(facts),
         "planes": sorted(facts.planes),
         "exactness": facts.exactness,
         "damaged_frames": list(facts.damaged_frames),
@@ -59,9 +73,6 @@ def clip_payload(facts: ClipFacts) -> dict[str, Any]:
         "warnings": list(facts.warnings),
         "label": facts.label,
         "stream": plain(facts.stream),
-        "block": BLOCK,
-        "residual_gain": RESIDUAL_GAIN,
-        "statistics": None,
     }
 
 
@@ -100,10 +111,7 @@ def frame_payload(frame: InspectedFrame, facts: ClipFacts) -> dict[str, Any]:
 
 def block_residual(residual: SignedResidual) -> npt.NDArray[np.uint16]:
     """Return the sum of absolute luma differences of each 8 x 8 block: (Hb, Wb) uint16."""
-    height, width = residual.y.shape
-    blocks = np.abs(residual.y).reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
-    sums: npt.NDArray[np.uint16] = blocks.sum(axis=(1, 3), dtype=np.uint16)  # at most 64 * 255
-    return sums
+    return block_sums(np.abs(residual.y), BLOCK).astype(np.uint16)  # at most 64 * 255
 
 
 def player_vectors(vectors: npt.NDArray[np.int32]) -> npt.NDArray[np.int16]:
@@ -152,9 +160,7 @@ def _signed_picture(frame: InspectedFrame, facts: ClipFacts) -> npt.NDArray[np.u
     x, y, width, height = facts.display_rect
     signed = frame.residual.y[y : y + height, x : x + width] * np.int16(RESIDUAL_GAIN)
     if frame.motion is not None:
-        is_covered = frame.motion.coverage.any(axis=0)
-        pixels = np.repeat(np.repeat(is_covered, BLOCK, axis=0), BLOCK, axis=1)
-        signed *= pixels[y : y + height, x : x + width]
+        signed *= predicted_pixels(frame.motion)[y : y + height, x : x + width]
     levels: npt.NDArray[np.uint8] = np.clip(128 + signed, 0, 255).astype(np.uint8)
     return levels[..., None]
 

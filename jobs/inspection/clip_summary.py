@@ -8,7 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from gopstream.jobs.console import printable
-from gopstream.jobs.inspection.clip_payload import lists_with_vectors, plain
+from gopstream.jobs.inspection.clip_payload import facts_content, lists_with_vectors
 from gopstream.jobs.inspection.frame_statistics import (
     FrameStatistics,
     KindStatistics,
@@ -99,23 +99,11 @@ def clip_summary(
 
 def clip_content(facts: ClipFacts) -> dict[str, Any]:
     """Return the facts of a clip for JSON."""
-    return {
-        "name": facts.name,
-        "source": facts.source,
-        "mode": facts.mode,
+    return facts_content(facts) | {
         "num_frames": facts.num_frames,
         "frame_types": facts.kinds,
         "fps": frames_per_second(facts),
-        "coded_size": list(facts.coded_size),
-        "display_rect": list(facts.display_rect),
         "num_lists": facts.num_lists,
-        "planes": sorted(facts.planes),
-        "exactness": facts.exactness,
-        "damaged_frames": list(facts.damaged_frames),
-        "scene_cuts": list(facts.scene_cuts),
-        "warnings": list(facts.warnings),
-        "label": facts.label,
-        "stream": plain(facts.stream),
     }
 
 

@@ -17,9 +17,9 @@ import simplejpeg
 
 from gopstream.jobs.inspection.frame_range import frame_range
 from gopstream.jobs.inspection.inspected import ClipFacts, InspectedFrame
-from gopstream.jobs.inspection.vector_table import COLUMN, MACROBLOCK, whole_macroblocks
+from gopstream.jobs.inspection.vector_table import COLUMN
 from gopstream.pipeline.errors import BitstreamError
-from gopstream.pipeline.grid import BlockMotion
+from gopstream.pipeline.grid import MACROBLOCK, BlockMotion, whole_macroblocks
 from gopstream.pipeline.jpeg import decode_frame
 from gopstream.pipeline.motion import rasterise_vectors
 from gopstream.pipeline.mvextractor_backend import records_from_table

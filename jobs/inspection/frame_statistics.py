@@ -19,11 +19,10 @@ from gopstream.jobs.inspection.inspected import InspectedFrame
 from gopstream.jobs.inspection.vector_table import (
     COLUMN,
     LIST_SIGNS,
-    MACROBLOCK,
     is_past,
     vector_pixels,
 )
-from gopstream.pipeline.grid import BLOCK, QUARTER_PIXELS, BlockMotion
+from gopstream.pipeline.grid import BLOCK, MACROBLOCK, QUARTER_PIXELS, BlockMotion
 
 KIND_ORDER: Final = "IPB?"
 """In which order kinds of frames are told."""
@@ -219,19 +218,19 @@ def _residual(frame: InspectedFrame) -> Mapping[str, float | None]:
     if frame.motion is None:
         return measured
     is_covered = (frame.motion.coverage == 1).any(axis=0)
-    blocks = _block_sums(absolute, BLOCK)
+    blocks = block_sums(absolute, BLOCK)
     if is_covered.any():
         measured["predicted_energy"] = float(blocks[is_covered].mean()) / BLOCK**2
     side = MACROBLOCK // BLOCK
-    is_predicted = _block_sums(is_covered.astype(np.int64), side) == side**2
+    is_predicted = block_sums(is_covered.astype(np.int64), side) == side**2
     if is_predicted.any():
         chroma = np.abs(frame.residual.cb) + np.abs(frame.residual.cr)
-        energy = _block_sums(blocks, side) + _block_sums(chroma, BLOCK)
+        energy = block_sums(blocks, side) + block_sums(chroma, BLOCK)
         measured["zero_macroblocks"] = float((energy[is_predicted] == 0).mean())
     return measured
 
 
-def _block_sums(plane: npt.NDArray[Any], side: int) -> npt.NDArray[np.int64]:
+def block_sums(plane: npt.NDArray[Any], side: int) -> npt.NDArray[np.int64]:
     """Return the sums of squares of ``side`` x ``side`` values, whose number must come out."""
     rows, columns = plane.shape
     cut = plane.reshape(rows // side, side, columns // side, side)

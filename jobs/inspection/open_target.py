@@ -17,7 +17,7 @@ from gopstream.pipeline.errors import StoreError
 from gopstream.pipeline.nearest_name import did_you_mean
 from gopstream.pipeline.object_store import StoreOptions, is_address, local_path
 from gopstream.shards.byte_ranges import ReadOptions
-from gopstream.shards.dataset_files import planned_splits
+from gopstream.shards.dataset_files import is_finished, planned_splits
 from gopstream.shards.layout import DATASET_FILE, MANIFEST_FILE
 from gopstream.shards.reader import ShardDataset
 from gopstream.shards.storage import Storage, open_storage
@@ -157,7 +157,7 @@ def first_split(storage: Storage) -> str:
         raise UserError(
             f"{storage.url}: its splits cannot be listed there; name one with --split"
         ) from error
-    finished = [name for name in splits if storage.exists(f"{name}/{MANIFEST_FILE}")]
+    finished = [name for name in splits if is_finished(storage, name)]
     if not finished:
         started = f"; begun, but not finished: {', '.join(splits)}" if splits else ""
         raise UserError(f"{storage.url}: no finished split{started}")

@@ -17,13 +17,6 @@ COLUMN: Final = {name: number for number, name in enumerate(TABLE_COLUMNS)}
 """Where each column of a (K, 10) table is."""
 LIST_SIGNS: Final = (-1, 1)
 """Of the movement that a vector of list 0, of list 1 stands for."""
-MACROBLOCK: Final = 16
-"""Side in pixels; blocks with a vector of their own are not larger."""
-
-
-def whole_macroblocks(side: int) -> int:
-    """Round a side in pixels up to whole macroblocks."""
-    return -(-side // MACROBLOCK) * MACROBLOCK
 
 
 def is_past(table: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:

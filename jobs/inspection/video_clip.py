@@ -25,14 +25,14 @@ from gopstream.jobs.inspection.inspected import (
     InspectedFrame,
     SignedResidual,
 )
-from gopstream.jobs.inspection.vector_table import upright_vectors, whole_macroblocks
+from gopstream.jobs.inspection.vector_table import upright_vectors
 from gopstream.pipeline.audit import audit_stream
 from gopstream.pipeline.clip_builder import intra_share
 from gopstream.pipeline.compensation import predict_planes
 from gopstream.pipeline.damage import DamageSpread
 from gopstream.pipeline.decode import CodedStream, DecodedFrame, open_coded
 from gopstream.pipeline.errors import BitstreamError
-from gopstream.pipeline.grid import BlockMotion
+from gopstream.pipeline.grid import BlockMotion, whole_macroblocks
 from gopstream.pipeline.luma import luma_view
 from gopstream.pipeline.mvextractor_backend import table_from_records
 from gopstream.pipeline.native import CODECS_WITH_B_VECTORS, NativeStream, motion_warnings
